@@ -1,0 +1,103 @@
+package dnscache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	refreshWorkers = 8  // lookups that one refresh makes at once
+	maxErrors      = 16 // failures that its error spells out
+)
+
+// job is a key to ask for and what was known about it when that was decided.
+type job struct {
+	key  key
+	seen *Result
+}
+
+// Refresh asks again for all answers that live. It returns when that is done or
+// ctx is, with what went wrong; answers that could not be confirmed stay until
+// they lapse.
+func (c *Cache) Refresh(ctx context.Context) error {
+	errs := c.run(ctx, c.jobs(func(e *entry, now time.Time) bool { return e.live(now) }))
+	if n := len(errs) - maxErrors; n > 0 {
+		errs = append(errs[:maxErrors], fmt.Errorf("%d more DNS lookups failed", n))
+	}
+	return errors.Join(errs...)
+}
+
+// RefreshDue asks again for the answers for which NextDue has come. It returns
+// when that is done or ctx is. Failures show in later results.
+func (c *Cache) RefreshDue(ctx context.Context) {
+	c.run(ctx, c.jobs(func(e *entry, now time.Time) bool {
+		due, ok := e.nextDue(now)
+		return ok && !due.After(now)
+	}))
+}
+
+// NextDue returns when RefreshDue next has something to do, which may be past:
+// for every answer that lives and has been used since it arrived, after four
+// fifths of its life. It reports false if there is no such answer. While all
+// places for lookups are taken the time does not move on, so a loop pauses at
+// least a second between two rounds.
+func (c *Cache) NextDue() (time.Time, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var next time.Time
+	found := false
+	now := c.now()
+	for _, e := range c.entries.Values() {
+		if due, ok := e.nextDue(now); ok && (!found || due.Before(next)) {
+			next, found = due, true
+		}
+	}
+	return next, found
+}
+
+// nextDue is due for answers that somebody uses: the others may lapse.
+func (e *entry) nextDue(now time.Time) (time.Time, bool) {
+	due, ok := e.due(now)
+	return due, ok && e.used
+}
+
+// jobs returns the keys whose entries are wanted, least recently used first.
+func (c *Cache) jobs(wanted func(*entry, time.Time) bool) []job {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var jobs []job
+	now := c.now()
+	for _, k := range c.entries.Keys() {
+		if e, ok := c.entries.Peek(k); ok && wanted(e, now) {
+			jobs = append(jobs, job{k, e.last()})
+		}
+	}
+	return jobs
+}
+
+// run asks for all jobs, a few at a time, and returns the failures in the order
+// of the jobs. When ctx is done it starts no more.
+func (c *Cache) run(ctx context.Context, jobs []job) []error {
+	results := make([]error, len(jobs))
+	var wg sync.WaitGroup
+	next := make(chan int)
+	for range min(refreshWorkers, cap(c.slots), len(jobs)) {
+		wg.Go(func() {
+			for i := range next {
+				if results[i] = context.Cause(ctx); results[i] == nil {
+					results[i] = c.ask(ctx, jobs[i].key, jobs[i].seen).Err
+				}
+			}
+		})
+	}
+	for i := range jobs {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	return slices.DeleteFunc(results, func(err error) bool { return err == nil })
+}
