@@ -1,0 +1,300 @@
+package mtls
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/mtlsguard/mtls/internal/dnscache"
+	"github.com/mtlsguard/mtls/internal/dnsclient"
+	"github.com/mtlsguard/mtls/internal/evidence"
+)
+
+// Config says whom a Guard admits. New copies it; Roots and Policy are live
+// objects that may be replaced while the Guard works.
+type Config struct {
+	// Roots are the authorities that may issue client certificates. Required.
+	Roots *Roots
+	// Policy lists the clients. Required.
+	Policy *Policy
+	// Origin is where connections must come from, for rules that do not say.
+	// Nil: the addresses of the domain that the rule matched.
+	Origin *Origin
+	// Revocation is how certificates are checked for revocation, for authorities
+	// that do not say. Nil: required, by CRL and OCSP at the places that the
+	// certificates name.
+	Revocation *Revocation
+	// Accounts maps clients to accounts. Nil: the rule's Account, else its Name.
+	Accounts AccountMapper
+	// Verify is the caller's own last condition. It is called for every request,
+	// after everything else, and never cached; an error refuses the request with
+	// ReasonConditionFailed. It is called concurrently.
+	Verify func(context.Context, *Identity) error
+	// Shadow is a policy that is evaluated and reported in decisions, never
+	// enforced: the next policy, tried on real traffic. It causes no network
+	// work. Nil: none.
+	Shadow *Policy
+	// Resolver looks up domains. Nil: NewResolver(), which asks the servers of
+	// /etc/resolv.conf.
+	Resolver Resolver
+	// Store keeps revocation evidence between processes. Nil: memory only.
+	Store Store
+	// SessionLifetime allows TLS sessions to be resumed, for this long after the full
+	// handshake, at most 7 days. A session issued on a resumed connection cannot
+	// be resumed, so that a lineage of sessions ends. Every resumption and every
+	// request is decided anew as any other. Zero: no session tickets.
+	SessionLifetime time.Duration
+	// Deny writes the answer to a refused request. The status, which must tell
+	// the client that it was refused, is the caller's; "Connection: close" and
+	// "Retry-After" are set already. Nil: a problem+json document (RFC 9457) with
+	// the incident's ID and Reason.Code.
+	Deny func(http.ResponseWriter, *http.Request, *DeniedError)
+	// Observe is told every refusal, and every admission that was not answered
+	// from the cache. The Decision is the callee's own. It is called
+	// concurrently, before the request goes on. If it panics, the client is
+	// refused.
+	Observe func(context.Context, *Decision)
+	// Logger takes refusals (level Warn) and admissions that were not answered
+	// from the cache (level Debug). Nil: slog.Default().
+	Logger *slog.Logger
+	// Limits bound what a client may send and how long it waits.
+	Limits Limits
+	// Now is the clock. Nil: time.Now.
+	Now func() time.Time
+	// OwnNetworks are addresses of our own load balancers, NAT gateways and
+	// proxies: a connection that comes from one of them, or a name that resolves
+	// to one, matches no origin. A public address on which the server itself
+	// accepted the connection is always among them.
+	OwnNetworks []netip.Prefix
+	// InsecureReportOnly decides and reports, and refuses nobody, not even clients
+	// without a certificate: with it, TLSConfig and Server leave a service open
+	// to everybody. FromContext yields nothing for a client that would have been
+	// refused.
+	InsecureReportOnly bool
+}
+
+// A Guard admits the clients that a Config describes. The zero Guard refuses
+// everybody. It is safe for concurrent use, starts nothing by itself, and needs
+// no closing.
+type Guard struct {
+	roots      *Roots
+	policy     *Policy
+	shadow     *Policy
+	origin     *origin
+	revocation *Revocation
+	accounts   AccountMapper
+	verify     func(context.Context, *Identity) error
+	deny       func(http.ResponseWriter, *http.Request, *DeniedError)
+	observe    func(context.Context, *Decision)
+	logger     *slog.Logger
+	limits     Limits
+	clock      func() time.Time
+	own        []netip.Prefix
+	lifetime   time.Duration
+	reportOnly bool
+
+	evidence *evidence.Engine
+	dns      *dnscache.Cache
+	verdicts *lru.Cache[verdictKey, *verdict]
+	fresh    *lru.Cache[freshMatch, time.Time] // origins that matched a live answer
+
+	attached atomic.Bool // Handler, Require or Check has been called
+}
+
+// New returns a Guard, or everything that is wrong with the Config: an
+// errors.Join of ConfigErrors. It starts no goroutine and does no I/O.
+func New(cfg Config) (*Guard, error) {
+	var failed problems
+	g := &Guard{
+		roots: cfg.Roots, policy: cfg.Policy, shadow: cfg.Shadow, accounts: cfg.Accounts, verify: cfg.Verify,
+		deny: cfg.Deny, observe: cfg.Observe, logger: cfg.Logger, limits: cfg.Limits, clock: cfg.Now,
+		own: slices.Clone(cfg.OwnNetworks), lifetime: cfg.SessionLifetime, reportOnly: cfg.InsecureReportOnly,
+	}
+	if g.logger == nil {
+		g.logger = slog.Default()
+	}
+	if g.clock == nil {
+		g.clock = time.Now
+	}
+	g.limits.fill(&failed)
+	if cfg.SessionLifetime < 0 || cfg.SessionLifetime > 7*24*time.Hour {
+		failed.add("Config.SessionLifetime", cfg.SessionLifetime.String(), "not between 0 and 7 days")
+	}
+	for i, p := range cfg.OwnNetworks {
+		if !p.IsValid() {
+			failed.add(fmt.Sprintf("Config.OwnNetworks[%d]", i), p.String(), "not a prefix")
+		}
+	}
+	var rootsNow *rootsState
+	if cfg.Roots != nil {
+		rootsNow = cfg.Roots.state.Load()
+	}
+	if rootsNow == nil {
+		failed.add("Config.Roots", "", "missing, or not made by NewRoots or LoadRoots: nobody could be trusted")
+	}
+	checkPolicy(&failed, "Config.Policy", cfg.Policy, rootsNow)
+	if cfg.Policy == nil {
+		failed.add("Config.Policy", "", "missing: nobody could be admitted")
+	}
+	checkPolicy(&failed, "Config.Shadow", cfg.Shadow, rootsNow)
+	o := cfg.Origin
+	if o == nil {
+		o = &Origin{}
+	}
+	var err error
+	if g.origin, err = compileOrigin(o, "Config.Origin"); err != nil {
+		failed = append(failed, err)
+	}
+	r := cfg.Revocation
+	if r == nil {
+		r = &Revocation{}
+	}
+	if err := r.check("Config.Revocation"); err != nil {
+		failed = append(failed, err)
+	}
+	if err := failed.err(); err != nil {
+		return nil, err
+	}
+	g.revocation = r.clone()
+	if err := g.assemble(cfg); err != nil {
+		return nil, err
+	}
+	bind(cfg.Roots, cfg.Policy)
+	if cfg.Shadow != nil {
+		bind(cfg.Roots, cfg.Shadow)
+	}
+	return g, nil
+}
+
+// assemble makes the parts that keep state.
+func (g *Guard) assemble(cfg Config) error {
+	g.evidence = evidence.New(evidence.Options{Now: g.clock, Store: cfg.Store, Logger: g.logger})
+	resolver := cfg.Resolver
+	if resolver == nil {
+		resolver = NewResolver()
+	}
+	g.dns = dnscache.New(dnscache.Options{
+		Now: g.clock,
+		Lookup: func(ctx context.Context, name string, t dnsclient.Type) (dnsclient.Answer, error) {
+			a, err := resolver.Lookup(ctx, name, RecordType(t))
+			return dnsclient.Answer(a), err
+		},
+	})
+	var err error
+	if g.verdicts, err = lru.New[verdictKey, *verdict](g.limits.Verdicts); err != nil {
+		return &ConfigError{Field: "Config.Limits.Verdicts", Problem: "unusable", Err: err}
+	}
+	if g.fresh, err = lru.New[freshMatch, time.Time](maxFreshMatches); err != nil {
+		return &ConfigError{Field: "Config", Problem: "unusable", Err: err}
+	}
+	return nil
+}
+
+func checkPolicy(failed *problems, field string, p *Policy, roots *rootsState) {
+	if p == nil {
+		return
+	}
+	state := p.state.Load()
+	if state == nil {
+		failed.add(field, "", "not made by NewPolicy or DenyAll")
+		return
+	}
+	if err := crossCheck(roots, state, field); err != nil {
+		*failed = append(*failed, err)
+	}
+}
+
+// bind makes Replace of either check it against the other.
+func bind(r *Roots, p *Policy) {
+	r.mu.Lock()
+	if !slices.Contains(r.bound, p) {
+		r.bound = append(r.bound, p)
+	}
+	r.mu.Unlock()
+	p.mu.Lock()
+	if !slices.Contains(p.bound, r) {
+		p.bound = append(p.bound, r)
+	}
+	p.mu.Unlock()
+}
+
+// built reports whether New made the Guard.
+func (g *Guard) built() bool { return g != nil && g.evidence != nil }
+
+func (g *Guard) now() time.Time { return g.clock() }
+
+// Run keeps revocation evidence and DNS answers current until ctx ends, and
+// returns ctx's error. It is not required: without it, what is due is refreshed
+// in the background by the first request that meets it.
+func (g *Guard) Run(ctx context.Context) error {
+	if !g.built() {
+		return denied(unbuilt())
+	}
+	for {
+		g.evidence.RefreshDue(ctx)
+		g.dns.RefreshDue(ctx)
+		timer := time.NewTimer(g.pause())
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+	}
+}
+
+// pause is the time until something is due, between a second and a minute: new
+// sources appear with new clients.
+func (g *Guard) pause() time.Duration {
+	now, wait := g.now(), time.Minute
+	for _, next := range []func() (time.Time, bool){g.evidence.NextDue, g.dns.NextDue} {
+		if at, ok := next(); ok {
+			wait = min(wait, at.Sub(now))
+		}
+	}
+	return max(wait, time.Second)
+}
+
+// Refresh asks every known source of revocation evidence and every known name
+// again, now, and waits for the answers: for "revoked just now". Live
+// connections are decided anew at their next request. The error says which
+// sources did not answer; what was known of them stays.
+func (g *Guard) Refresh(ctx context.Context) error {
+	if !g.built() {
+		return denied(unbuilt())
+	}
+	var failed problems
+	if err := g.evidence.Refresh(ctx); err != nil {
+		failed = append(failed, fmt.Errorf("mtls: refresh of revocation evidence: %w", err))
+	}
+	if err := g.dns.Refresh(ctx); err != nil {
+		failed = append(failed, fmt.Errorf("mtls: refresh of DNS answers: %w", err))
+	}
+	return failed.err()
+}
+
+// Ready returns nil if the Guard works with the roots and the policy that it was
+// last given, and the error of the last Replace or Reload if that failed and an
+// earlier state is still in use.
+func (g *Guard) Ready() error {
+	if !g.built() {
+		return denied(unbuilt())
+	}
+	var failed problems
+	for _, err := range []error{g.roots.err(), g.policy.err()} {
+		if err != nil {
+			failed = append(failed, err)
+		}
+	}
+	if g.shadow != nil && g.shadow.err() != nil {
+		failed = append(failed, g.shadow.err())
+	}
+	return failed.err()
+}

@@ -1,0 +1,303 @@
+package mtls
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mtlsguard/mtls/internal/dnsname"
+	"github.com/mtlsguard/mtls/internal/evidence"
+	"github.com/mtlsguard/mtls/internal/x509ext"
+)
+
+// Limits bound what a peer may send and how long a request waits. Zero fields
+// have the defaults given.
+type Limits struct {
+	Certificates int           // certificates that a peer may send: 10
+	Bytes        int           // their DER in all: 64 KiB
+	Names        int           // subject alternative names of the client's certificate: 256
+	Wait         time.Duration // how long a request waits for revocation evidence and DNS together: 3 s
+	Verdicts     int           // verdicts kept for new connections of known clients: 4096
+}
+
+func (l *Limits) fill(failed *problems) {
+	for _, f := range []struct {
+		name     string
+		value    *int
+		standard int
+	}{{"Certificates", &l.Certificates, 10}, {"Bytes", &l.Bytes, 64 << 10}, {"Names", &l.Names, 256}, {"Verdicts", &l.Verdicts, 4096}} {
+		if *f.value < 0 {
+			failed.add("Config.Limits."+f.name, fmt.Sprint(*f.value), "negative")
+		}
+		if *f.value == 0 {
+			*f.value = f.standard
+		}
+	}
+	if l.Wait < 0 {
+		failed.add("Config.Limits.Wait", l.Wait.String(), "negative")
+	}
+	if l.Wait == 0 {
+		l.Wait = 3 * time.Second
+	}
+}
+
+// presented is what a peer sent: parsed by us, from the bytes, because
+// crypto/tls shares the certificates it has parsed between connections and with
+// every handler.
+type presented struct {
+	raw   [][]byte
+	certs []*x509.Certificate // certs[0] is the client's; the others are what it hopes will help
+	names []string            // canonical dNSNames of certs[0]
+}
+
+// refusal is a step that failed.
+type refusal struct {
+	reason Reason
+	detail string
+}
+
+func refusef(r Reason, format string, args ...any) *refusal {
+	return &refusal{r, fmt.Sprintf(format, args...)}
+}
+
+// parse applies the limits and reads what was sent. What is wrong with the
+// client's own certificate alone is found here.
+func (g *Guard) parse(raw [][]byte) (*presented, *refusal) {
+	if len(raw) == 0 {
+		return nil, refusef(ReasonNoCertificate, "the client sent no certificate")
+	}
+	if n := len(raw); n > g.limits.Certificates {
+		return nil, refusef(ReasonMalformedCertificate, "%d certificates, more than %d", n, g.limits.Certificates)
+	}
+	size := 0
+	for _, der := range raw {
+		size += len(der)
+	}
+	if size > g.limits.Bytes {
+		return nil, refusef(ReasonMalformedCertificate, "%d bytes of certificates, more than %d", size, g.limits.Bytes)
+	}
+	p := &presented{raw: raw}
+	for i, der := range raw {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, refusef(ReasonMalformedCertificate, "certificate %d: %s", i, safe(err.Error()))
+		}
+		p.certs = append(p.certs, c)
+	}
+	return p, p.checkLeaf(g.limits.Names)
+}
+
+func (p *presented) checkLeaf(maxNames int) *refusal {
+	leaf := p.certs[0]
+	if n := len(leaf.DNSNames) + len(leaf.EmailAddresses) + len(leaf.IPAddresses) + len(leaf.URIs); n > maxNames {
+		return refusef(ReasonMalformedCertificate, "%d subject alternative names, more than %d", n, maxNames)
+	}
+	for _, san := range leaf.DNSNames {
+		name, err := dnsname.FromSAN(san)
+		if err != nil {
+			return refusef(ReasonMalformedCertificate, "dNSName %s: %s", quote(san), safe(err.Error()))
+		}
+		p.names = append(p.names, name)
+	}
+	switch {
+	case leaf.IsCA:
+		return refusef(ReasonKeyUsage, "the client's certificate is a CA certificate")
+	case leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0:
+		return refusef(ReasonKeyUsage, "its keyUsage does not allow digital signatures, which TLS needs (RFC 8446 section 4.4.2.2)")
+	case x509ext.EmptyExtKeyUsage(leaf):
+		return refusef(ReasonMalformedCertificate, "an extended key usage without any purpose (RFC 5280 section 4.2.1.12)")
+	case x509ext.ProxyCertificate(leaf):
+		return refusef(ReasonMalformedCertificate, "a proxy certificate (RFC 3820)")
+	case x509ext.NoRevAvail(leaf) && evidence.Named(leaf):
+		return refusef(ReasonMalformedCertificate, "noRevAvail beside a source of revocation evidence (RFC 9608 section 3)")
+	}
+	return nil
+}
+
+// candidate is one chain under one authority.
+type candidate struct {
+	authority *authority
+	chain     []*x509.Certificate // the client's first, the anchor last
+	keys      []KeyHash           // of chain[1:]
+	usable    bool                // false: the authority may not speak for the names
+}
+
+// chains builds every chain that the certificates allow, per authority. If none
+// is usable it says why, of the authority that came furthest.
+func (p *presented) chains(roots *rootsState, now time.Time) ([]candidate, *refusal) {
+	var list []candidate
+	why := refusef(ReasonUntrustedIssuer, "no authority")
+	for _, a := range roots.authorities {
+		intermediates := p.intermediates(a)
+		// The purpose is asked for along the whole chain; "any" is never asked
+		// for (CVE-2022-21657, CVE-2025-22874).
+		chains, err := p.certs[0].Verify(x509.VerifyOptions{
+			Roots:         a.pool,
+			Intermediates: intermediates,
+			CurrentTime:   now,
+			KeyUsages:     a.Purpose.usages(),
+		})
+		if err != nil {
+			why = worse(why, explain(err, now))
+			continue
+		}
+		for _, chain := range chains {
+			c := candidate{authority: a, chain: chain, keys: keysOf(chain), usable: true}
+			if r := a.acceptable(chain, p.names); r != nil {
+				why = worse(why, r)
+				if r.reason != ReasonUntrustedIssuer {
+					continue // no chain at all: of no account, not even for deny rules
+				}
+				c.usable = false
+			}
+			list = append(list, c)
+		}
+	}
+	if !slices.ContainsFunc(list, func(c candidate) bool { return c.usable }) {
+		return list, why
+	}
+	return list, nil
+}
+
+// intermediates returns what may stand between the client's certificate and an
+// anchor of the authority.
+func (p *presented) intermediates(a *authority) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, c := range p.certs[1:] {
+		pool.AddCert(c)
+	}
+	for _, c := range a.extra {
+		pool.AddCert(c)
+	}
+	return pool
+}
+
+// acceptable checks what x509.Certificate.Verify does not.
+func (a *authority) acceptable(chain []*x509.Certificate, names []string) *refusal {
+	leaf := chain[0]
+	if len(chain) < 2 {
+		// Verify accepts a leaf that is itself in the pool, with no further check.
+		return refusef(ReasonKeyUsage, "the client's certificate is an anchor")
+	}
+	if a.Public {
+		stated := slices.ContainsFunc(leaf.ExtKeyUsage, func(u x509.ExtKeyUsage) bool { return slices.Contains(a.Purpose.usages(), u) })
+		if !stated || x509ext.AnyExtKeyUsage(leaf) {
+			return refusef(ReasonKeyUsage, "authority %q: the certificate must state its extended key usage, and not any", a.Name)
+		}
+	}
+	for _, c := range chain[1 : len(chain)-1] {
+		if x509ext.NoRevAvail(c) {
+			return refusef(ReasonMalformedCertificate, "CA certificate %s with noRevAvail (RFC 9608 section 2)", quote(c.Subject.String()))
+		}
+	}
+	for _, n := range names {
+		if !a.mayName(n) {
+			return refusef(ReasonUntrustedIssuer, "authority %q may not speak for %s: its Domains are %v", a.Name, n, a.domains)
+		}
+	}
+	return nil
+}
+
+// progress orders reasons by how far a chain came: the most advanced refusal
+// explains best.
+func progress(r Reason) int {
+	return slices.Index([]Reason{ReasonUntrustedIssuer, ReasonMalformedCertificate, ReasonKeyUsage, ReasonNotYetValid, ReasonExpired}, r)
+}
+
+func worse(a, b *refusal) *refusal {
+	if progress(b.reason) > progress(a.reason) || a.detail == "no authority" {
+		return b
+	}
+	if progress(b.reason) == progress(a.reason) && strings.HasPrefix(b.detail, "authority ") {
+		return b
+	}
+	return a
+}
+
+// explain gives an error of Verify its reason.
+func explain(err error, now time.Time) *refusal {
+	text := safe(err.Error())
+	var invalid x509.CertificateInvalidError
+	var unhandled x509.UnhandledCriticalExtension
+	switch {
+	case errors.As(err, &invalid):
+		name := "?"
+		if invalid.Cert != nil {
+			name = quote(invalid.Cert.Subject.String())
+		}
+		switch invalid.Reason {
+		case x509.Expired:
+			if invalid.Cert != nil && now.Before(invalid.Cert.NotBefore) {
+				return refusef(ReasonNotYetValid, "certificate %s is valid from %s", name, invalid.Cert.NotBefore.UTC().Format(time.RFC3339))
+			}
+			return refusef(ReasonExpired, "certificate %s: %s", name, text)
+		case x509.IncompatibleUsage:
+			return refusef(ReasonKeyUsage, "certificate %s: %s", name, text)
+		}
+		return refusef(ReasonUntrustedIssuer, "certificate %s: %s", name, text)
+	case errors.As(err, &unhandled):
+		return refusef(ReasonMalformedCertificate, "a critical extension that is not understood")
+	}
+	return refusef(ReasonUntrustedIssuer, "%s", text)
+}
+
+var oidCommonName = asn1.ObjectIdentifier{2, 5, 4, 3}
+
+// subject reduces the certificate and its chains to what rules name.
+func (p *presented) subject(all []candidate) *subject {
+	leaf := p.certs[0]
+	s := &subject{hash: HashCertificate(leaf), key: HashPublicKey(leaf), names: p.names}
+	var other []string
+	for _, name := range leaf.Subject.Names { // Subject.CommonName is the last of several
+		if text, ok := name.Value.(string); ok && name.Type.Equal(oidCommonName) {
+			other = append(other, text)
+		}
+	}
+	for _, u := range leaf.URIs {
+		other = append(other, u.Hostname())
+	}
+	for _, e := range leaf.EmailAddresses {
+		other = append(other, e[strings.LastIndexByte(e, '@')+1:])
+	}
+	for _, o := range other {
+		if name, err := dnsname.FromPolicy(o); err == nil {
+			s.other = append(s.other, name)
+		}
+	}
+	for _, c := range all {
+		s.views = append(s.views, chainView{authority: c.authority.Name, public: c.authority.Public, keys: c.keys, usable: c.usable})
+	}
+	return s
+}
+
+// sum identifies a presented chain. Parts are length-prefixed.
+func sum(raw [][]byte) [sha256.Size]byte {
+	h := sha256.New()
+	var n [8]byte
+	for _, der := range raw {
+		binary.BigEndian.PutUint64(n[:], uint64(len(der)))
+		h.Write(n[:])
+		h.Write(der)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// describe fills in what the certificate says of itself.
+func (d *Decision) describe(p *presented) {
+	if p == nil || len(p.certs) == 0 {
+		return
+	}
+	leaf := p.certs[0]
+	d.Subject = safe(leaf.Subject.String())
+	d.Serial = cut(fmt.Sprintf("%x", leaf.SerialNumber), 64)
+	d.Hash = HashCertificate(leaf).String()
+	for _, n := range leaf.DNSNames[:min(len(leaf.DNSNames), 10)] {
+		d.Names = append(d.Names, safe(n))
+	}
+}
