@@ -162,12 +162,6 @@ func (s systemResolver) Lookup(ctx context.Context, name string, t RecordType) (
 	return Answer{Addrs: addrs, TTL: ttl}, err
 }
 
-// connInfo is what ConnContext captures of a connection.
-type connInfo struct {
-	peer, local netip.Addr // canonical; invalid where unknown
-	verdict     verdictSlot
-}
-
 // originFinding is the result of an origin check.
 type originFinding struct {
 	outcome Outcome

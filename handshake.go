@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/mtlsguard/mtls/internal/evidence"
 )
@@ -111,65 +109,4 @@ func (g *Guard) examine(d *Decision, raw [][]byte, staple []byte) {
 	case g.accounts != nil || g.verify != nil:
 		d.refuse(ReasonAccountUnknown, Step{Name: stepAccount, Detail: needed + "Accounts and Verify belong to a request"})
 	}
-}
-
-// usable returns the chains whose authority may speak for the names.
-func usable(all []candidate) []int {
-	var list []int
-	for i, c := range all {
-		if c.usable {
-			list = append(list, i)
-		}
-	}
-	return list
-}
-
-// better reports whether a finding should be preferred: a revoked client
-// certificate decides whichever chain it is in; otherwise good before unknown
-// before revoked.
-func better(a, b revocationFinding) bool {
-	rank := func(f revocationFinding) int {
-		switch {
-		case f.status == evidence.Revoked && f.leaf:
-			return 3
-		case f.status == evidence.Good:
-			return 2
-		case f.status == evidence.Unknown:
-			return 1
-		default:
-			return 0
-		}
-	}
-	return rank(a) > rank(b)
-}
-
-// ruled turns a match into a refusal, or nil.
-func ruled(m match, p *presented) *refusal {
-	switch {
-	case m.rule == nil:
-		return refusef(ReasonNotAllowed, "no rule lists this client; %s", p.someNames())
-	case m.rule.Deny:
-		return refusef(ReasonDeniedByRule, "rule %s denies it", quote(m.rule.Name))
-	}
-	return nil
-}
-
-func ruleName(m match) string {
-	if m.rule == nil {
-		return ""
-	}
-	return m.rule.Name
-}
-
-// someNames lists the canonical names, or says that there are none.
-func (p *presented) someNames() string {
-	if len(p.names) == 0 {
-		return "it has no dNSName (a common name admits nobody)"
-	}
-	const most = 10
-	list := strings.Join(p.names[:min(len(p.names), most)], ", ")
-	if more := len(p.names) - most; more > 0 {
-		list += fmt.Sprintf(" and %d more", more)
-	}
-	return "its names are " + cut(list, 400)
 }

@@ -55,3 +55,18 @@ func TestKeyFoundCompromisedInALaterChain(t *testing.T) {
 		require.Equal(t, "revoked r", pcSay(pcDecide(t, g, x.chain(x.viaB)...)))
 	}
 }
+
+// TestKeyFoundCompromisedEndsVerdicts: what one connection brings to light about
+// a CA's key ends what another was admitted for.
+func TestKeyFoundCompromisedEndsVerdicts(t *testing.T) {
+	t.Parallel()
+	x := pcNewCross(t)
+	x.b.Revocation = nil
+	x.env.Revocation.RevokeCA(x.viaA, 1)
+	g := x.guard(t, x.a, x.b)
+	first := x.chain(x.viaB)
+	require.Equal(t, "r r acme.example", pcSay(pcDecide(t, g, first...)), "nobody knows yet")
+	x.client = x.viaA.Issue(pcNames("acme.example"))
+	require.Equal(t, "revoked r", pcSay(pcDecide(t, g, x.chain(x.viaA)...)))
+	require.Equal(t, "revoked r", pcSay(pcDecide(t, g, first...)), "the first client's verdict has ended")
+}

@@ -8,7 +8,7 @@ import (
 	"math"
 	"net"
 	"net/http"
-	"runtime/debug"
+	"net/netip"
 	"slices"
 	"strconv"
 	"time"
@@ -19,6 +19,12 @@ import (
 )
 
 type connKey struct{}
+
+// connInfo is what ConnContext captures of a connection.
+type connInfo struct {
+	peer, local netip.Addr // canonical; invalid where unknown
+	verdict     verdictSlot
+}
 
 // ConnContext captures the peer's address from the connection, before any
 // handler runs: it is the value for http.Server.ConnContext. Neither
@@ -180,51 +186,6 @@ func (g *Guard) reconsider(v *verdict) *Decision {
 	d := v.decision.clone()
 	d.ID, d.Time = newID(), g.now()
 	return d
-}
-
-func (g *Guard) newDecision(c *connInfo) *Decision {
-	d := &Decision{ID: newID(), Time: g.now()}
-	if c != nil {
-		d.Peer = c.peer
-	}
-	return d
-}
-
-func unbuilt() *Decision {
-	d := &Decision{ID: newID()}
-	return d.refuse(ReasonInternal, Step{Name: stepRequest, Detail: "this Guard was not made by New"})
-}
-
-// panicked turns a panic into a refusal. The stack goes to the log only.
-func (g *Guard) panicked(c *connInfo, p any) *Decision {
-	g.logger.Error("mtls: panic while deciding; the client is refused", "panic", safe(fmt.Sprint(p)), "stack", string(debug.Stack()))
-	return g.newDecision(c).refuse(ReasonInternal, Step{Name: stepRequest, Detail: "panic: " + safe(fmt.Sprint(p))})
-}
-
-// protect runs f, and turns a panic into a refusal of d.
-func (g *Guard) protect(d *Decision, f func()) {
-	defer func() {
-		if p := recover(); p != nil {
-			*d = *g.panicked(nil, p)
-		}
-	}()
-	f()
-}
-
-// report tells the logger and the observer. If the observer panics it returns
-// the refusal that follows.
-func (g *Guard) report(ctx context.Context, d *Decision) (refused *Decision) {
-	g.log(ctx, d)
-	if g.observe == nil {
-		return nil
-	}
-	defer func() {
-		if p := recover(); p != nil {
-			refused = g.panicked(nil, p)
-		}
-	}()
-	g.observe(ctx, d.clone())
-	return nil
 }
 
 // problem is the answer to a refused request (RFC 9457).

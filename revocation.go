@@ -293,3 +293,33 @@ func keysOf(chain []*x509.Certificate) []KeyHash {
 	}
 	return keys
 }
+
+// usable returns the chains whose authority may speak for the names.
+func usable(all []candidate) []int {
+	var list []int
+	for i, c := range all {
+		if c.usable {
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+// better reports whether a finding should be preferred: a revoked client
+// certificate decides whichever chain it is in; otherwise good before unknown
+// before revoked.
+func better(a, b revocationFinding) bool {
+	rank := func(f revocationFinding) int {
+		switch {
+		case f.status == evidence.Revoked && f.leaf:
+			return 3
+		case f.status == evidence.Good:
+			return 2
+		case f.status == evidence.Unknown:
+			return 1
+		default:
+			return 0
+		}
+	}
+	return rank(a) > rank(b)
+}

@@ -44,68 +44,6 @@ func (g *Guard) server(addr string, h http.Handler) *http.Server {
 	}
 }
 
-// log writes one record of a decision, with what an operator needs to act.
-func (g *Guard) log(ctx context.Context, d *Decision) {
-	level, text := slog.LevelWarn, "mtls: client refused"
-	switch {
-	case d.Reason == "":
-		level, text = slog.LevelDebug, "mtls: client admitted"
-	case d.ReportOnly || d.Handshake && g.reportOnly:
-		text = "mtls: client would be refused (report only)"
-	}
-	if !g.logger.Enabled(ctx, level) {
-		return
-	}
-	attrs := []slog.Attr{slog.String("incident", d.ID)}
-	add := func(key, value string) {
-		if value != "" {
-			attrs = append(attrs, slog.String(key, value))
-		}
-	}
-	if d.Reason != "" {
-		add("reason", string(d.Reason))
-		add("detail", d.Detail())
-		add("advice", d.Reason.Advice())
-		add("iis", d.Reason.IIS())
-	}
-	if d.Peer.IsValid() {
-		add("peer", d.Peer.String())
-	}
-	add("rule", d.Rule)
-	add("subject", d.Subject)
-	add("names", strings.Join(d.Names, " "))
-	add("serial", d.Serial)
-	add("sha256", d.Hash)
-	if d.Handshake {
-		attrs = append(attrs, slog.Bool("handshake", true))
-	}
-	var steps []any
-	for _, s := range d.Steps {
-		steps = append(steps, slog.String(s.Name, s.text()))
-	}
-	attrs = append(attrs, slog.Group("steps", steps...))
-	if !d.Expires.IsZero() {
-		attrs = append(attrs, slog.Time("expires", d.Expires))
-	}
-	g.logger.LogAttrs(ctx, level, text, attrs...)
-}
-
-// text is a step on one line.
-func (s Step) text() string {
-	var b strings.Builder
-	b.WriteString(s.Outcome.String())
-	if s.Detail != "" {
-		b.WriteString(": " + cut(s.Detail, 512))
-	}
-	for _, p := range s.Proofs {
-		b.WriteString("; " + p.Kind + " " + cut(p.Source, 256) + " " + p.Status)
-		if !p.Expires.IsZero() {
-			b.WriteString(" until " + p.Expires.UTC().Format(time.RFC3339))
-		}
-	}
-	return cut(b.String(), 2048)
-}
-
 // handshakeLog is the writer of Server's ErrorLog. It turns what net/http says
 // about failed handshakes into records: a refusal that crypto/tls makes by
 // itself reaches no hook.

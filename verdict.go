@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -74,6 +75,18 @@ func (v *verdict) unchanged() bool {
 type verdictKey struct {
 	chain       [sha256.Size]byte
 	peer, local netip.Addr
+}
+
+// sum identifies a presented chain. Parts are length-prefixed.
+func sum(raw [][]byte) [sha256.Size]byte {
+	h := sha256.New()
+	var n [8]byte
+	for _, der := range raw {
+		binary.BigEndian.PutUint64(n[:], uint64(len(der)))
+		h.Write(n[:])
+		h.Write(der)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
 }
 
 // sameRaw compares the chains themselves: an index by hash only finds.

@@ -1,10 +1,8 @@
 package mtls
 
 import (
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -276,18 +274,6 @@ func (p *presented) subject(all []candidate) *subject {
 	return s
 }
 
-// sum identifies a presented chain. Parts are length-prefixed.
-func sum(raw [][]byte) [sha256.Size]byte {
-	h := sha256.New()
-	var n [8]byte
-	for _, der := range raw {
-		binary.BigEndian.PutUint64(n[:], uint64(len(der)))
-		h.Write(n[:])
-		h.Write(der)
-	}
-	return [sha256.Size]byte(h.Sum(nil))
-}
-
 // describe fills in what the certificate says of itself.
 func (d *Decision) describe(p *presented) {
 	if p == nil || len(p.certs) == 0 {
@@ -300,4 +286,35 @@ func (d *Decision) describe(p *presented) {
 	for _, n := range leaf.DNSNames[:min(len(leaf.DNSNames), 10)] {
 		d.Names = append(d.Names, safe(n))
 	}
+}
+
+// ruled turns a match into a refusal, or nil.
+func ruled(m match, p *presented) *refusal {
+	switch {
+	case m.rule == nil:
+		return refusef(ReasonNotAllowed, "no rule lists this client; %s", p.someNames())
+	case m.rule.Deny:
+		return refusef(ReasonDeniedByRule, "rule %s denies it", quote(m.rule.Name))
+	}
+	return nil
+}
+
+func ruleName(m match) string {
+	if m.rule == nil {
+		return ""
+	}
+	return m.rule.Name
+}
+
+// someNames lists the canonical names, or says that there are none.
+func (p *presented) someNames() string {
+	if len(p.names) == 0 {
+		return "it has no dNSName (a common name admits nobody)"
+	}
+	const most = 10
+	list := strings.Join(p.names[:min(len(p.names), most)], ", ")
+	if more := len(p.names) - most; more > 0 {
+		list += fmt.Sprintf(" and %d more", more)
+	}
+	return "its names are " + cut(list, 400)
 }
