@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -75,12 +76,17 @@ type wire struct {
 	chi   bool
 }
 
-// wires are the ways in which a request reaches a guarded handler.
-var wires = []wire{
-	{"HTTP/2 TLS 1.3 chi", false, tls.VersionTLS13, true},
-	{"HTTP/2 TLS 1.2 net/http", false, tls.VersionTLS12, false},
-	{"HTTP/1.1 TLS 1.3 net/http", true, tls.VersionTLS13, false},
-	{"HTTP/1.1 TLS 1.2 chi", true, tls.VersionTLS12, true},
+// wires are the ways in which a request reaches a guarded handler: all of them.
+func wires() (list []wire) {
+	for _, http1 := range []bool{false, true} {
+		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+			for _, chi := range []bool{false, true} {
+				name := fmt.Sprintf("HTTP/1.1 %v, %s, chi %v", http1, tls.VersionName(version), chi)
+				list = append(list, wire{name, http1, version, chi})
+			}
+		}
+	}
+	return list
 }
 
 func (w wire) options(from string) mtlstest.ClientOptions {
@@ -205,7 +211,7 @@ func TestAnswers(t *testing.T) {
 		{name: "origin unknown", cert: issue("dns-down"), status: 503, reason: mtls.ReasonOriginUnknown},
 		{name: "misdirected", cert: issue("ok"), host: "admin.internal", status: 421, reason: mtls.ReasonMisdirected},
 	}
-	for _, w := range wires {
+	for _, w := range wires() {
 		s := mtlstest.NewOptionalServer(t, g, w.routes(g))
 		for _, row := range rows {
 			t.Run(w.name+"/"+row.name, func(t *testing.T) {
@@ -230,6 +236,8 @@ func TestAnswers(t *testing.T) {
 				body, err := io.ReadAll(res.Body)
 				require.NoError(t, err)
 				require.Equal(t, row.status, res.StatusCode, string(body))
+				require.Equal(t, w.http1, res.ProtoMajor == 1)
+				require.Equal(t, w.tls, res.TLS.Version)
 				if row.reason == "" {
 					return
 				}

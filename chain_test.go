@@ -32,7 +32,7 @@ func pcExtension(id asn1.ObjectIdentifier, critical bool, der ...byte) func(*x50
 // purposes along the chain; the outcomes are those for an intermediate without
 // extended key usage, one for serverAuth and one for clientAuth:
 // y admitted, k key_usage, m malformed_certificate.
-func TestPurpose(t *testing.T) {
+func TestThreat24_Purpose(t *testing.T) {
 	t.Parallel()
 	root := mtlstest.NewCA(t, mtlstest.CAOptions{})
 	private, wide, public := root.Authority("private"), root.Authority("wide"), root.Authority("public")

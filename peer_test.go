@@ -117,7 +117,7 @@ func pcAnybody(t testing.TB, f pcForge) *mtls.Guard {
 	return mtlstest.NewGuard(t, pcConfig(t, pcRoots(t, f.ca.Authority("one")), mtls.Rule{Name: "r", InsecureAnyClient: true, Origin: mtls.NoOrigin()}))
 }
 
-func TestOddNames(t *testing.T) {
+func TestThreat61_OddNames(t *testing.T) {
 	t.Parallel()
 	f, key := pcNewForge(t), pcKey(t)
 	g := pcAnybody(t, f)

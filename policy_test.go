@@ -101,22 +101,10 @@ func TestRuleMatching(t *testing.T) {
 	certificate, key, issuer := mtls.HashCertificate(acme), mtls.HashPublicKey(acme), mtls.HashPublicKey(ca.Certificate())
 	no := mtls.NoOrigin()
 	other := ca.Issue(pcNames("api.acme.example")).Leaf() // the same name, another key
-	others := ca.Issue(mtlstest.Leaf{Template: func(c *x509.Certificate) {
-		u := &url.URL{Scheme: "https", Host: "api.acme.example"}
-		c.URIs, c.EmailAddresses = []*url.URL{u}, []string{"ops@api.acme.example", "api.acme.example"}
-	}}).Leaf()
-	upn := ca.Issue(mtlstest.Leaf{Template: func(c *x509.Certificate) {
-		c.ExtraExtensions = append(c.ExtraExtensions, pcSAN(t, pcUPN(t, "api.acme.example")))
-	}}).Leaf()
 	domain := func(d ...string) mtls.Rule { return mtls.Rule{Domains: d} }
 	issue := func(names ...string) *x509.Certificate { return ca.Issue(pcNames(names...)).Leaf() }
 	const denied = "not_allowed"
-	for _, c := range []struct {
-		name string
-		rule mtls.Rule
-		cert *x509.Certificate
-		want string // "r account domain", or the reason
-	}{
+	pcMatch(t, roots, []pcRow{
 		{"domain", domain("api.acme.example"), acme, "r r api.acme.example"},
 		{"another domain", domain("api.globex.example"), acme, denied},
 		{"one of several domains", domain("x.example", "api.acme.example"), acme, "r r api.acme.example"},
@@ -145,23 +133,6 @@ func TestRuleMatching(t *testing.T) {
 		{"certificate holds, key does not", mtls.Rule{Certificates: []mtls.CertificateHash{certificate}, PublicKeys: []mtls.KeyHash{issuer}, Origin: no}, acme, denied},
 		{"key holds, domain does not", mtls.Rule{Domains: []string{"x.example"}, PublicKeys: []mtls.KeyHash{key}}, acme, denied},
 
-		// What suffix matches and unescaped patterns let through.
-		{"suffix", domain("partner.example"), issue("evil-partner.example"), denied},
-		{"prefix", domain("partner.example"), issue("partner.example.evil"), denied},
-		{"below", domain("partner.example"), issue("a.partner.example"), denied},
-		{"above", domain("a.partner.example"), issue("partner.example"), denied},
-		{"dot is a dot", domain("a.b.example"), issue("axb.example"), denied},
-		{"empty label", domain("partner.example"), issue(".partner.example"), "malformed_certificate"},
-		{"final dot", domain("partner.example"), issue("partner.example."), "malformed_certificate"},
-		{"no name at all", domain("partner.example"), issue(), denied},
-
-		// CVE-2018-16886, CVE-2022-21656: other places where a domain may stand.
-		{"common name alone", domain("cn.example"), ca.Issue(mtlstest.Leaf{CommonName: "cn.example"}).Leaf(), denied},
-		{"common name beside a SAN", domain("cn.example"), ca.Issue(mtlstest.Leaf{CommonName: "cn.example", Names: []string{"x.example"}}).Leaf(), denied},
-		{"SAN beside a common name", domain("x.example"), ca.Issue(mtlstest.Leaf{CommonName: "cn.example", Names: []string{"x.example"}}).Leaf(), "r r x.example"},
-		{"rfc822Name and URI", domain("api.acme.example"), others, denied},
-		{"otherName", domain("api.acme.example"), upn, denied},
-
 		{"wildcard rule, one label", mtls.Rule{Domains: []string{"*.acme.example"}, Origin: no}, acme, "r r api.acme.example"},
 		{"wildcard rule, two labels", mtls.Rule{Domains: []string{"*.acme.example"}, Origin: no}, issue("a.b.acme.example"), denied},
 		{"wildcard rule, no label", mtls.Rule{Domains: []string{"*.acme.example"}, Origin: no}, issue("acme.example"), denied},
@@ -171,13 +142,77 @@ func TestRuleMatching(t *testing.T) {
 		{"wildcard SAN, wildcard above", mtls.Rule{Domains: []string{"*.example.org"}, Origin: no}, issue("*.a.example.org"), denied},
 		{"wildcard SAN, wildcard below", mtls.Rule{Domains: []string{"*.a.example.org"}, Origin: no}, issue("*.example.org"), denied},
 		{"partial wildcard", mtls.Rule{Domains: []string{"*.acme.example"}, Origin: no}, issue("a*.acme.example"), "malformed_certificate"},
-	} {
+	})
+}
+
+// pcRow is a rule, a certificate, and what a policy of that one rule says.
+type pcRow struct {
+	name string
+	rule mtls.Rule
+	cert *x509.Certificate
+	want string // "r account domain", or the reason
+}
+
+func pcMatch(t *testing.T, roots *mtls.Roots, rows []pcRow) {
+	t.Helper()
+	for _, c := range rows {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			c.rule.Name = "r"
 			require.Equal(t, c.want, pcSay(pcDecide(t, mtlstest.NewGuard(t, pcConfig(t, roots, c.rule)), c.cert)))
 		})
 	}
+}
+
+// What suffix matches and unescaped patterns let through.
+func TestThreat66_NearMisses(t *testing.T) {
+	t.Parallel()
+	ca := mtlstest.NewCA(t, mtlstest.CAOptions{})
+	domain := func(d ...string) mtls.Rule { return mtls.Rule{Domains: d} }
+	issue := func(names ...string) *x509.Certificate { return ca.Issue(pcNames(names...)).Leaf() }
+	const denied = "not_allowed"
+	pcMatch(t, pcRoots(t, ca.Authority("one")), []pcRow{
+		{"suffix", domain("partner.example"), issue("evil-partner.example"), denied},
+		{"prefix", domain("partner.example"), issue("partner.example.evil"), denied},
+		{"below", domain("partner.example"), issue("a.partner.example"), denied},
+		{"above", domain("a.partner.example"), issue("partner.example"), denied},
+		{"dot is a dot", domain("a.b.example"), issue("axb.example"), denied},
+		{"empty label", domain("partner.example"), issue(".partner.example"), "malformed_certificate"},
+		{"final dot", domain("partner.example"), issue("partner.example."), "malformed_certificate"},
+		{"no name at all", domain("partner.example"), issue(), denied},
+	})
+}
+
+// CVE-2018-16886: a common name admits nobody.
+func TestThreat34_CommonNameAdmitsNobody(t *testing.T) {
+	t.Parallel()
+	ca := mtlstest.NewCA(t, mtlstest.CAOptions{})
+	domain := func(d ...string) mtls.Rule { return mtls.Rule{Domains: d} }
+	const denied = "not_allowed"
+	pcMatch(t, pcRoots(t, ca.Authority("one")), []pcRow{
+		{"common name alone", domain("cn.example"), ca.Issue(mtlstest.Leaf{CommonName: "cn.example"}).Leaf(), denied},
+		{"common name beside a SAN", domain("cn.example"), ca.Issue(mtlstest.Leaf{CommonName: "cn.example", Names: []string{"x.example"}}).Leaf(), denied},
+		{"SAN beside a common name", domain("x.example"), ca.Issue(mtlstest.Leaf{CommonName: "cn.example", Names: []string{"x.example"}}).Leaf(), "r r x.example"},
+	})
+}
+
+// CVE-2022-21656: a name of another type is no domain.
+func TestThreat62_OtherTypesOfNames(t *testing.T) {
+	t.Parallel()
+	ca := mtlstest.NewCA(t, mtlstest.CAOptions{})
+	domain := func(d ...string) mtls.Rule { return mtls.Rule{Domains: d} }
+	const denied = "not_allowed"
+	others := ca.Issue(mtlstest.Leaf{Template: func(c *x509.Certificate) {
+		u := &url.URL{Scheme: "https", Host: "api.acme.example"}
+		c.URIs, c.EmailAddresses = []*url.URL{u}, []string{"ops@api.acme.example", "api.acme.example"}
+	}}).Leaf()
+	upn := ca.Issue(mtlstest.Leaf{Template: func(c *x509.Certificate) {
+		c.ExtraExtensions = append(c.ExtraExtensions, pcSAN(t, pcUPN(t, "api.acme.example")))
+	}}).Leaf()
+	pcMatch(t, pcRoots(t, ca.Authority("one")), []pcRow{
+		{"rfc822Name and URI", domain("api.acme.example"), others, denied},
+		{"otherName", domain("api.acme.example"), upn, denied},
+	})
 }
 
 func TestIdentityDomainIsTheRulesFirst(t *testing.T) {

@@ -191,9 +191,9 @@ func (f mapperFunc) MapAccount(ctx context.Context, id *mtls.Identity) (mtls.Acc
 	return f(ctx, id)
 }
 
-// TestVerdictIsKeyedByEverything: nothing that one client was admitted for
+// TestThreat23_VerdictIsKeyedByEverything: nothing that one client was admitted for
 // admits another.
-func TestVerdictIsKeyedByEverything(t *testing.T) {
+func TestThreat23_VerdictIsKeyedByEverything(t *testing.T) {
 	t.Parallel()
 	env := mtlstest.NewEnv(t)
 	env.DNS.Set("acme.example", "127.0.0.1")

@@ -344,3 +344,41 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	require.ErrorIs(t, <-done, context.Canceled)
 	require.ErrorIs(t, <-done, context.Canceled)
 }
+
+// TestThreat54_AdmissionCarriesItsEvidence: an admission names the statements that
+// it rests on, with their times; without one there is none.
+func TestThreat54_AdmissionCarriesItsEvidence(t *testing.T) {
+	t.Parallel()
+	env := mtlstest.NewEnv(t)
+	env.DNS.Set("acme.example", "127.0.0.1")
+	cfg := env.Config(mtls.Rule{Name: "acme", Domains: []string{"acme.example"}})
+	seen := &observer{}
+	cfg.Observe = seen.observe
+	s := mtlstest.NewServer(t, mtlstest.NewGuard(t, cfg), hello)
+	short := mtlstest.Leaf{Names: []string{"acme.example"}, Sources: mtlstest.NoSources, NotAfter: env.Clock.Now().Add(24 * time.Hour)}
+	for kinds, leaf := range map[string]mtlstest.Leaf{
+		"crl ocsp":    {Names: []string{"acme.example"}},
+		"crl":         {Names: []string{"acme.example"}, Sources: mtlstest.OnlyCRL},
+		"ocsp":        {Names: []string{"acme.example"}, Sources: mtlstest.OnlyOCSP},
+		"short-lived": short,
+	} {
+		require.Equal(t, 200, ask(t, s.Client(env.CA.Issue(leaf), mtlstest.ClientOptions{}), s.URL).Status)
+		var got []string
+		for _, step := range seen.last().Steps {
+			if step.Name != "revocation" {
+				continue
+			}
+			require.Equal(t, mtls.OutcomePass, step.Outcome)
+			for _, p := range step.Proofs {
+				got = append(got, p.Kind)
+				require.Equal(t, "good", p.Status)
+				require.True(t, p.Expires.After(env.Clock.Now()))
+				if p.Kind != "short-lived" {
+					require.False(t, p.From.IsZero())
+					require.Contains(t, p.Source, "http://127.0.0.1")
+				}
+			}
+		}
+		require.Equal(t, kinds, strings.Join(got, " "))
+	}
+}

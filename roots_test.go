@@ -63,7 +63,7 @@ func pcBadCAFiles(t testing.TB, ca *mtlstest.CA) map[string][]byte {
 	return list
 }
 
-func TestCAFiles(t *testing.T) {
+func TestThreat21_CAFiles(t *testing.T) {
 	t.Parallel()
 	ca := mtlstest.NewCA(t, mtlstest.CAOptions{})
 	other := mtlstest.NewCA(t, mtlstest.CAOptions{})
@@ -113,7 +113,7 @@ func TestCAFiles(t *testing.T) {
 	})
 }
 
-func TestReload(t *testing.T) {
+func TestThreat21_Reload(t *testing.T) {
 	t.Parallel()
 	ca, next := mtlstest.NewCA(t, mtlstest.CAOptions{}), mtlstest.NewCA(t, mtlstest.CAOptions{})
 	file := ca.PEMFile()
@@ -278,7 +278,7 @@ func TestRootsProblems(t *testing.T) {
 }
 
 // CVE-2024-2048, CVE-2025-6037: a certificate in the CA's name is not the CA's.
-func TestImpostorOfACA(t *testing.T) {
+func TestThreat22_ImpostorOfACA(t *testing.T) {
 	t.Parallel()
 	ca := mtlstest.NewCA(t, mtlstest.CAOptions{})
 	g := mtlstest.NewGuard(t, pcConfig(t, pcRoots(t, ca.Authority("one")), mtls.Rule{Name: "r", Domains: []string{"a.example"}}))
@@ -337,7 +337,7 @@ func TestAnchorConstraint(t *testing.T) {
 }
 
 // Every CA can name anybody (CVE-2026-4740): each speaks for its own domains.
-func TestScopeOfNames(t *testing.T) {
+func TestThreat33_ScopeOfNames(t *testing.T) {
 	t.Parallel()
 	acme, globex := mtlstest.NewCA(t, mtlstest.CAOptions{}), mtlstest.NewCA(t, mtlstest.CAOptions{})
 	sub := acme.Intermediate(mtlstest.CAOptions{}) // an anchor of the second authority, too

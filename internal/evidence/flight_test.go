@@ -273,7 +273,7 @@ func TestSuccessorOfAnEvictedSlotFetchesItself(t *testing.T) {
 }
 
 // cloudflare/cfssl#1033: two CAs publish under one URL, and even under one name.
-func TestTwoCAsWithOneURL(t *testing.T) {
+func TestThreat50_TwoCAsWithOneURL(t *testing.T) {
 	for _, name := range []string{"", "one name"} {
 		w := newWorld(t)
 		w.only([]string{crlURL}, nil)

@@ -19,7 +19,7 @@ import (
 	"github.com/mtlsguard/mtls/internal/testpki"
 )
 
-func TestZeroValueIsUnknown(t *testing.T) {
+func TestThreat54_ZeroValueIsUnknown(t *testing.T) {
 	var f evidence.Finding
 	require.Equal(t, evidence.Unknown, f.Status)
 	require.Equal(t, "unknown", f.Status.String())
@@ -85,7 +85,7 @@ func TestWorstAnswerWins(t *testing.T) {
 
 // Two distribution points are asked both, and the first clean list does not end
 // the search (plgd-dev/hub#1385).
-func TestRevokedInTheSecondDistributionPointOnly(t *testing.T) {
+func TestThreat52_RevokedInTheSecondDistributionPointOnly(t *testing.T) {
 	for _, where := range []string{"one.test", "two.test"} {
 		w := newWorld(t)
 		w.only([]string{"http://one.test/", "http://two.test/"}, nil)
