@@ -75,7 +75,8 @@ func compileOrigin(o *Origin, field string) (*origin, error) {
 		c.hosts = append(c.hosts, name)
 	}
 	for i, p := range o.Prefixes {
-		if !p.IsValid() || p.Bits() == 0 {
+		// A mapped prefix such as ::ffff:0:0/96 is one of IPv4, here all of it.
+		if !p.IsValid() || p.Bits() == 0 || p.Addr().Is4In6() && p.Bits() <= 96 {
 			failed.add(fmt.Sprintf("%s.Prefixes[%d]", field, i), p.String(), "not a prefix, or all addresses: NoOrigin says that by name")
 		}
 	}
@@ -173,10 +174,13 @@ type originFinding struct {
 
 // Origin answers that are used although DNS fails.
 const (
-	staleOrigin     = time.Hour        // after the last fresh match
+	staleOrigin     = time.Hour        // after the answer
 	staleOriginTTL  = 30 * time.Second // how long such a match counts
 	maxFreshMatches = 16384
 )
+
+// errWait is the cause of a context whose Limits.Wait is over.
+var errWait = errors.New("no answer in time")
 
 // freshMatch identifies an origin that matched: only the same rule, name and
 // address may rely on it when DNS fails later.
@@ -229,9 +233,9 @@ func (g *Guard) checkHosts(ctx context.Context, rule string, hosts []string, o *
 	if peer.Is6() {
 		t = dnsclient.AAAA
 	}
-	f := g.compare(rule, hosts, g.lookUp(ctx, hosts, t, g.dns.Get), o, peer)
+	f := g.compare(ctx, rule, hosts, g.lookUp(ctx, hosts, t, g.dns.Get), o, peer)
 	if f.outcome == OutcomeFail {
-		f = g.compare(rule, hosts, g.lookUp(ctx, hosts, t, g.dns.Requery), o, peer)
+		f = g.compare(ctx, rule, hosts, g.lookUp(ctx, hosts, t, g.dns.Requery), o, peer)
 	}
 	return f
 }
@@ -250,7 +254,7 @@ func (g *Guard) lookUp(ctx context.Context, hosts []string, t dnsclient.Type, ge
 	return results
 }
 
-func (g *Guard) compare(rule string, hosts []string, results []*dnscache.Result, o *origin, peer netip.Addr) originFinding {
+func (g *Guard) compare(ctx context.Context, rule string, hosts []string, results []*dnscache.Result, o *origin, peer netip.Addr) originFinding {
 	f := originFinding{outcome: OutcomeFail}
 	var said []string
 	now := g.now()
@@ -258,13 +262,14 @@ func (g *Guard) compare(rule string, hosts []string, results []*dnscache.Result,
 		key := freshMatch{rule, hosts[i], peer}
 		p := Proof{Kind: "dns", Source: hosts[i], Status: "mismatch", From: r.At, Expires: r.Expires}
 		if r.Err != nil {
-			if errors.Is(r.Err, ErrBogus) {
-				g.fresh.Remove(key)
-			}
-			if at, ok := g.fresh.Get(key); ok && now.Sub(at) <= staleOrigin {
+			// Either DNS has failed, or we have waited long enough. A client that
+			// gives up must not turn "don't know" into a match.
+			failed := r.Failed() || errors.Is(context.Cause(ctx), errWait)
+			old, ok := g.fresh.Get(key)
+			if ok && failed && !old.Superseded() && !old.Doubted() && now.Sub(old.At) <= staleOrigin {
 				p.Status, p.Expires = "match", now.Add(staleOriginTTL)
-				return originFinding{outcome: OutcomePass, expires: p.Expires, proofs: append(f.proofs, p),
-					detail: fmt.Sprintf("%s matched %s at %s; DNS has failed since: %s", peer, hosts[i], at.UTC().Format(time.RFC3339), safe(r.Err.Error()))}
+				return originFinding{outcome: OutcomePass, expires: p.Expires, proofs: append(f.proofs, p), deps: []*dnscache.Result{old},
+					detail: fmt.Sprintf("%s matched %s, looked up at %s; DNS has failed since: %s", peer, hosts[i], old.At.UTC().Format(time.RFC3339), safe(r.Err.Error()))}
 			}
 			f.outcome = OutcomeUnknown
 			p.Status = "unknown"
@@ -279,7 +284,7 @@ func (g *Guard) compare(rule string, hosts []string, results []*dnscache.Result,
 			}
 		}
 		if slices.Contains(usable, peer) {
-			g.fresh.Add(key, now)
+			g.fresh.Add(key, r)
 			p.Status = "match"
 			return originFinding{outcome: OutcomePass, detail: fmt.Sprintf("%s is an address of %s", peer, hosts[i]),
 				expires: r.Expires, proofs: append(f.proofs, p), deps: []*dnscache.Result{r}}

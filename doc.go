@@ -28,9 +28,9 @@
 // The handshake asks memory alone, because crypto/tls calls its hooks before
 // the client has proved that it holds the key, without a context and without the
 // peer's address. It refuses, with an alert (of which a TLS 1.3 client may see no
-// more than a reset connection), a certificate that has no chain, is expired, is
-// for another purpose or is already known to be revoked, and, unless its
-// authority is public, one that no rule lists.
+// more than a reset connection), a certificate that has no chain, is expired or
+// is for another purpose, and, unless its authority is public, one that no rule
+// lists or that is already known to be revoked.
 //
 // Each request is then decided in full, nearly always from a verdict that still
 // holds. In order:

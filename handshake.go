@@ -13,7 +13,7 @@ import (
 // tls.Config themselves. On its own it is not enough: crypto/tls does not call
 // it for resumed sessions. Set VerifyConnection too, or use TLSConfig.
 func (g *Guard) VerifyPeerCertificate(raw [][]byte, _ [][]*x509.Certificate) error {
-	return g.handshake(raw, nil)
+	return g.handshake(func() [][]byte { return raw }, nil)
 }
 
 // VerifyConnection is the hook of that name for callers who build a tls.Config
@@ -24,22 +24,18 @@ func (g *Guard) VerifyPeerCertificate(raw [][]byte, _ [][]*x509.Certificate) err
 // Check; until one of these has been called on this Guard, VerifyConnection
 // refuses everything that would need them.
 func (g *Guard) VerifyConnection(cs tls.ConnectionState) error {
-	raw := make([][]byte, len(cs.PeerCertificates))
-	for i, c := range cs.PeerCertificates {
-		raw[i] = c.Raw
-	}
-	return g.handshake(raw, cs.OCSPResponse)
+	return g.handshake(func() [][]byte { return rawOf(cs.PeerCertificates) }, cs.OCSPResponse)
 }
 
 // handshake decides from memory.
-func (g *Guard) handshake(raw [][]byte, staple []byte) error {
+func (g *Guard) handshake(raw func() [][]byte, staple []byte) error {
 	if !g.built() {
 		return denied(unbuilt())
 	}
 	d := g.newDecision(nil)
-	d.Handshake = true
 	ctx := context.Background()
-	g.protect(d, func() { g.examine(d, raw, staple) })
+	g.protect(d, func() { g.examine(d, raw(), staple) })
+	d.Handshake = true
 	if d.Reason == "" {
 		return nil
 	}
@@ -60,12 +56,12 @@ func (g *Guard) examine(d *Decision, raw [][]byte, staple []byte) {
 		return
 	}
 	roots, policy, now := g.roots.state.Load(), g.policy.state.Load(), g.now()
-	all, r := p.chains(roots, now)
+	all, r := p.chains(roots, now, policy.deniesIssuers)
 	if r != nil {
 		d.refuse(r.reason, Step{Name: stepChain, Detail: r.detail})
 		return
 	}
-	m := policy.match(p.subject(all), now)
+	m := policy.match(p.subject(all, policy.deniesDomains), now)
 	// Anybody can copy a certificate of a public authority from a CT log: the
 	// alert must not tell whether the policy lists it.
 	public := slices.ContainsFunc(all, func(c candidate) bool { return c.authority.Public })
@@ -81,7 +77,7 @@ func (g *Guard) examine(d *Decision, raw [][]byte, staple []byte) {
 	if m.rule == nil || m.rule.Deny {
 		views = usable(all)
 	}
-	settings := g.settings(roots, p, all, now)
+	settings := g.settings(roots, p, all, now, complete)
 	var best revocationFinding
 	for i, v := range views {
 		f := g.chainStatus(context.Background(), all[v], settings[v], staple, false)
@@ -89,7 +85,9 @@ func (g *Guard) examine(d *Decision, raw [][]byte, staple []byte) {
 			best = f
 		}
 	}
-	if best.status == evidence.Revoked {
+	// Evidence is fetched for listed clients only, so that "revoked" would tell as
+	// much of a certificate that anybody can copy.
+	if best.status == evidence.Revoked && (!public || complete) {
 		d.refuse(ReasonRevoked, Step{Name: stepRevocation, Detail: best.detail, Proofs: best.proofs})
 		return
 	}

@@ -126,25 +126,34 @@ func (g *Guard) evaluate(ctx context.Context, in input) (*verdict, *Decision) {
 	if !g.built() {
 		return nil, unbuilt()
 	}
-	v, fresh, d := g.consider(ctx, in)
-	observed := true
-	switch {
-	case d != nil:
-		d.ReportOnly = g.reportOnly
-		observed = g.report(ctx, d) == nil
-	case fresh:
-		if d = g.report(ctx, v.decision); d != nil {
+	for range maxTries {
+		v, fresh, d := g.consider(ctx, in)
+		observed := true
+		switch {
+		case d != nil:
 			d.ReportOnly = g.reportOnly
-			observed = false
+			observed = g.report(ctx, d) == nil
+		case fresh:
+			if d = g.report(ctx, v.decision); d != nil {
+				d.ReportOnly = g.reportOnly
+				observed = false
+			}
+		}
+		if fresh && v != nil && observed {
+			g.keep(in.conn, v)
+		}
+		if d != nil {
+			return nil, d
+		}
+		// Verify and Observe may have taken their time.
+		if v.holds() {
+			return v, nil
 		}
 	}
-	if fresh && v != nil && observed {
-		g.keep(in.conn, v)
-	}
-	if d != nil {
-		return nil, d
-	}
-	return v, nil
+	d := g.newDecision(in.conn).refuse(ReasonInternal, Step{Name: stepRequest, Detail: changing})
+	d.ReportOnly = g.reportOnly
+	g.report(ctx, d)
+	return nil, d
 }
 
 // consider runs every check of the request phase. With a refusal it may return

@@ -7,8 +7,10 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
@@ -103,7 +105,9 @@ type Guard struct {
 	evidence *evidence.Engine
 	dns      *dnscache.Cache
 	verdicts *lru.Cache[verdictKey, *verdict]
-	fresh    *lru.Cache[freshMatch, time.Time] // origins that matched a live answer
+	fresh    *lru.Cache[freshMatch, *dnscache.Result] // live answers that matched an origin
+
+	compromised compromisedKeys
 
 	attached atomic.Bool // Handler, Require or Check has been called
 }
@@ -166,9 +170,13 @@ func New(cfg Config) (*Guard, error) {
 	if err := g.assemble(cfg); err != nil {
 		return nil, err
 	}
-	bind(cfg.Roots, cfg.Policy)
+	if err := bind(cfg.Roots, cfg.Policy, true); err != nil {
+		return nil, err
+	}
 	if cfg.Shadow != nil {
-		bind(cfg.Roots, cfg.Shadow)
+		if err := bind(cfg.Roots, cfg.Shadow, false); err != nil {
+			return nil, err
+		}
 	}
 	return g, nil
 }
@@ -191,7 +199,7 @@ func (g *Guard) assemble(cfg Config) error {
 	if g.verdicts, err = lru.New[verdictKey, *verdict](g.limits.Verdicts); err != nil {
 		return &ConfigError{Field: "Config.Limits.Verdicts", Problem: "unusable", Err: err}
 	}
-	if g.fresh, err = lru.New[freshMatch, time.Time](maxFreshMatches); err != nil {
+	if g.fresh, err = lru.New[freshMatch, *dnscache.Result](maxFreshMatches); err != nil {
 		return &ConfigError{Field: "Config", Problem: "unusable", Err: err}
 	}
 	return nil
@@ -211,18 +219,27 @@ func checkPolicy(failed *problems, field string, p *Policy, roots *rootsState) {
 	}
 }
 
-// bind makes Replace of either check it against the other.
-func bind(r *Roots, p *Policy) {
+// bind makes Replace of either check it against the other, and checks once more
+// what may have been replaced since New looked. A shadow policy, which enforces
+// nothing, is checked against the roots and does not stand in their way.
+func bind(r *Roots, p *Policy, both bool) error {
 	r.mu.Lock()
-	if !slices.Contains(r.bound, p) {
-		r.bound = append(r.bound, p)
-	}
-	r.mu.Unlock()
+	defer r.mu.Unlock()
 	p.mu.Lock()
-	if !slices.Contains(p.bound, r) {
-		p.bound = append(p.bound, r)
+	defer p.mu.Unlock()
+	if err := crossCheck(r.state.Load(), p.state.Load(), "Config.Policy"); err != nil {
+		return err
 	}
-	p.mu.Unlock()
+	weakly := weak.Make(p)
+	r.bound = slices.DeleteFunc(r.bound, func(w weak.Pointer[Policy]) bool { return w.Value() == nil })
+	if both && !slices.Contains(r.bound, weakly) {
+		r.bound = append(r.bound, weakly)
+	}
+	if !slices.Contains(p.bound, r) {
+		p.bound = append(slices.Clone(p.bound), r)
+		slices.SortFunc(p.bound, func(a, b *Roots) int { return strings.Compare(a.order, b.order) })
+	}
+	return nil
 }
 
 // built reports whether New made the Guard.

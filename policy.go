@@ -59,10 +59,10 @@ type Rule struct {
 // Policy is a set of rules. The zero Policy admits nobody. It is safe for
 // concurrent use; a decision sees one state of it.
 type Policy struct {
-	mu      sync.Mutex // orders Replace
+	mu      sync.Mutex // orders Replace; taken after the mu of any Roots
 	state   atomic.Pointer[policyState]
 	lastErr atomic.Pointer[error]
-	bound   []*Roots // roots that the rules are checked against
+	bound   []*Roots // roots that the rules are checked against, by their order
 }
 
 // NewPolicy returns a policy of the given rules, of which there must be at least
@@ -89,9 +89,9 @@ func DenyAll() *Policy {
 // error the present ones stay, and Guard.Ready reports it until a later Replace
 // succeeds. Live connections are decided anew at their next request.
 func (p *Policy) Replace(rules ...Rule) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	state, err := compilePolicy(rules)
+	unlock := p.lock()
+	defer unlock()
 	if err == nil {
 		for _, r := range p.bound {
 			if err = crossCheck(r.state.Load(), state, "Policy"); err != nil {
@@ -107,6 +107,30 @@ func (p *Policy) Replace(rules ...Rule) error {
 	return nil
 }
 
+// lock holds still the policy and every Roots that it is checked against, so
+// that no replacement of one goes unseen by the check of the other.
+func (p *Policy) lock() (unlock func()) {
+	for {
+		p.mu.Lock()
+		roots := slices.Clone(p.bound)
+		p.mu.Unlock()
+		for _, r := range roots {
+			r.mu.Lock()
+		}
+		p.mu.Lock()
+		unlock = func() {
+			p.mu.Unlock()
+			for _, r := range roots {
+				r.mu.Unlock()
+			}
+		}
+		if slices.Equal(roots, p.bound) {
+			return unlock
+		}
+		unlock() // another Guard came in between
+	}
+}
+
 func (p *Policy) err() error {
 	if e := p.lastErr.Load(); e != nil {
 		return *e
@@ -120,6 +144,9 @@ type policyState struct {
 	rules []*rule
 	allow ruleIndex
 	deny  ruleIndex
+
+	deniesIssuers bool // a deny rule looks at who issued a certificate
+	deniesDomains bool // a deny rule looks at names
 }
 
 // hasRole reports whether some rule has one of the roles.
@@ -184,6 +211,8 @@ func compilePolicy(rules []Rule) (*policyState, error) {
 	for _, r := range state.rules {
 		if r.Deny {
 			state.deny.add(r)
+			state.deniesIssuers = state.deniesIssuers || len(r.IssuerKeys)+len(r.Authorities) > 0
+			state.deniesDomains = state.deniesDomains || len(r.domains) > 0
 		} else {
 			state.allow.add(r)
 		}

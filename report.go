@@ -24,8 +24,14 @@ func unbuilt() *Decision {
 
 // panicked turns a panic into a refusal. The stack goes to the log only.
 func (g *Guard) panicked(c *connInfo, p any) *Decision {
-	g.logger.Error("mtls: panic while deciding; the client is refused", "panic", safe(fmt.Sprint(p)), "stack", string(debug.Stack()))
-	return g.newDecision(c).refuse(ReasonInternal, Step{Name: stepRequest, Detail: "panic: " + safe(fmt.Sprint(p))})
+	text := safe(fmt.Sprint(p))
+	stack := string(debug.Stack())
+	func() {
+		// The logger may be what panicked.
+		defer func() { _ = recover() }()
+		g.logger.Error("mtls: panic while deciding; the client is refused", "panic", text, "stack", stack)
+	}()
+	return g.newDecision(c).refuse(ReasonInternal, Step{Name: stepRequest, Detail: "panic: " + text})
 }
 
 // protect runs f, and turns a panic into a refusal of d.
@@ -38,19 +44,18 @@ func (g *Guard) protect(d *Decision, f func()) {
 	f()
 }
 
-// report tells the logger and the observer. If the observer panics it returns
-// the refusal that follows.
+// report tells the logger and the observer. If one of them panics it returns the
+// refusal that follows.
 func (g *Guard) report(ctx context.Context, d *Decision) (refused *Decision) {
-	g.log(ctx, d)
-	if g.observe == nil {
-		return nil
-	}
 	defer func() {
 		if p := recover(); p != nil {
 			refused = g.panicked(nil, p)
 		}
 	}()
-	g.observe(ctx, d.clone())
+	g.log(ctx, d)
+	if g.observe != nil {
+		g.observe(ctx, d.clone())
+	}
 	return nil
 }
 

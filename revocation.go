@@ -49,9 +49,6 @@ func NoRevocation() *Revocation { return &Revocation{off: true} }
 const (
 	publicMaxAge  = 10 * 24 * time.Hour
 	privateMaxAge = 100 * 24 * time.Hour
-	// Fetches at once, over all and to one host: a slow responder holds up its
-	// own partner only.
-	maxFetches, maxFetchesPerHost = 64, 4
 )
 
 func (r *Revocation) check(field string) error {
@@ -77,7 +74,6 @@ func (r *Revocation) clone() *Revocation {
 	c.fetch = fetch.New(fetch.Options{
 		AllowNetworks: c.AllowNetworks,
 		Client:        c.Client,
-		Limiter:       fetch.NewLimiter(maxFetches, maxFetchesPerHost),
 	})
 	return &c
 }
@@ -128,15 +124,19 @@ func stricter(a, b strictness) strictness {
 // settings returns, for each chain, the setting of each of its certificates but
 // the anchor. An issuer key that can be reached under several authorities gets
 // the stricter of their settings: the sender chose the chain, and must not choose
-// the setting with it.
-func (g *Guard) settings(roots *rootsState, p *presented, all []candidate, now time.Time) [][]strictness {
-	reach := g.reach(roots, p, all, now)
+// the setting with it. Without full, which the handshake does not need where the
+// request phase decides, each chain has the setting of its own authority.
+func (g *Guard) settings(roots *rootsState, p *presented, all []candidate, now time.Time, full bool) [][]strictness {
+	var reach map[*authority][]KeyHash
+	if full {
+		reach = g.reach(roots, p, all, now)
+	}
 	lists := make([][]strictness, len(all))
 	for i, c := range all {
 		for _, key := range c.keys {
 			s := g.setting(c.authority)
 			for _, a := range roots.authorities {
-				if a != c.authority && (a.keys[key] || slices.Contains(reach[a], key)) {
+				if full && a != c.authority && (a.keys[key] || slices.Contains(reach[a], key)) {
 					s = stricter(s, g.setting(a))
 				}
 			}
@@ -145,11 +145,6 @@ func (g *Guard) settings(roots *rootsState, p *presented, all []candidate, now t
 	}
 	return lists
 }
-
-// maxReach bounds the certificates of a peer for which reach builds chains, per
-// authority. The peer could leave them out altogether, so nothing is lost by it,
-// and junk costs nothing much.
-const maxReach = 2
 
 // reach returns, for each authority, the CA keys of the chains that it certifies
 // as well, by any certificate that was sent or that the server knows. The purpose
@@ -169,20 +164,16 @@ func (g *Guard) reach(roots *rootsState, p *presented, all []candidate, now time
 				reach[a] = append(reach[a], c.keys...)
 			}
 		}
-		add := func(certs []*x509.Certificate, intermediates *x509.CertPool, most int) {
-			for _, c := range certs {
-				key := HashPublicKey(c)
-				if most == 0 || slices.Contains(reach[a], key) || !inChains(key) {
-					continue
-				}
-				most--
-				if _, err := c.Verify(x509.VerifyOptions{Roots: a.pool, Intermediates: intermediates, CurrentTime: now, KeyUsages: everyPurpose()}); err == nil {
-					reach[a] = append(reach[a], key)
-				}
+		intermediates := p.intermediates(a)
+		for _, c := range slices.Concat(a.extra, p.cas) {
+			key := HashPublicKey(c)
+			if slices.Contains(reach[a], key) || !inChains(key) {
+				continue
+			}
+			if _, err := c.Verify(x509.VerifyOptions{Roots: a.pool, Intermediates: intermediates, CurrentTime: now, KeyUsages: everyPurpose()}); err == nil {
+				reach[a] = append(reach[a], key)
 			}
 		}
-		add(a.extra, (&presented{certs: p.certs[:1]}).intermediates(a), -1)
-		add(p.certs[1:], p.intermediates(a), maxReach)
 	}
 	return reach
 }
@@ -232,7 +223,7 @@ func queries(c candidate, settings []strictness, staple []byte) []evidence.Query
 		if s.off || i > 0 && s.leafOnly {
 			continue
 		}
-		q := evidence.Query{Cert: c.chain[i], Issuer: c.chain[i+1], Leaf: i == 0, Fetch: s.fetch}
+		q := evidence.Query{Cert: c.chain[i], Issuer: c.chain[i+1], Leaf: i == 0, Fetch: s.fetch, Owner: c.keys[len(c.keys)-1]}
 		if q.Leaf {
 			q.MaxAge, q.Staple = s.maxAge, staple
 		}
@@ -245,11 +236,8 @@ func queries(c candidate, settings []strictness, staple []byte) []evidence.Query
 // the handshake (wait false) it reads memory alone.
 func (g *Guard) chainStatus(ctx context.Context, c candidate, settings []strictness, staple []byte, wait bool) revocationFinding {
 	f := revocationFinding{status: evidence.Good, skipped: true}
-	keys := g.evidence.CompromisedKeys()
-	for _, k := range c.keys {
-		if why, bad := keys.Why(k); bad {
-			return revocationFinding{status: evidence.Revoked, detail: "a CA key in the chain is revoked: " + why}
-		}
+	if why, bad := g.compromised.condemned(c); bad {
+		return revocationFinding{status: evidence.Revoked, detail: "a CA key in the chain is revoked: " + why}
 	}
 	for _, q := range queries(c, settings, staple) {
 		var one evidence.Finding
@@ -272,7 +260,7 @@ func (g *Guard) chainStatus(ctx context.Context, c candidate, settings []strictn
 		switch one.Status {
 		case evidence.Revoked:
 			if !q.Leaf && one.Compromise && wait {
-				g.evidence.Compromise(HashPublicKey(q.Cert), detail)
+				g.compromised.add(HashPublicKey(q.Cert), c.authority, detail)
 			}
 			f.status, f.detail, f.leaf = evidence.Revoked, detail, q.Leaf
 			return f

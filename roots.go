@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"weak"
 
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 
@@ -72,36 +73,47 @@ type Authority struct {
 	// Nil: Config's.
 	Revocation *Revocation
 
-	files []string // to read again on Reload
+	files  []string // to read again on Reload
+	loaded []Anchor // what they held
 }
 
 // Roots is the set of authorities that a Guard trusts. The zero Roots trusts
 // nobody. It is safe for concurrent use; a decision sees one state of it.
 type Roots struct {
 	mu      sync.Mutex // orders Replace and Reload
+	order   string     // of locking
 	state   atomic.Pointer[rootsState]
-	lastErr atomic.Pointer[error] // of the last Replace or Reload
-	bound   []*Policy             // policies that are checked against these roots
+	lastErr atomic.Pointer[error]  // of the last Replace or Reload
+	bound   []weak.Pointer[Policy] // policies of Guards, that are checked against these roots
 }
 
 // rootsState is one immutable state of Roots.
 type rootsState struct {
 	authorities []*authority
+	subjects    map[string][]*x509.Certificate // all anchors, by raw subject
+}
+
+// has reports whether there is an authority of the name.
+func (s *rootsState) has(name string) bool {
+	return slices.ContainsFunc(s.authorities, func(a *authority) bool { return a.Name == name })
 }
 
 // authority is the compiled form of an Authority.
 type authority struct {
 	Authority
+	roots   *rootsState // that it belongs to
 	pool    *x509.CertPool
 	domains []string            // canonical
 	keys    map[KeyHash]bool    // of the anchors
 	revs    *Revocation         // own copy; nil: the Guard's
-	extra   []*x509.Certificate // anchors of the other private authorities
+	extra   []*x509.Certificate // private anchors that may stand inside a chain
 }
 
-// LoadRoots reads one private authority from files of PEM or DER certificates.
-// It is what a service with the CA files of its partners starts with. Its name
-// is "roots".
+// LoadRoots reads one private authority from files of PEM or DER certificates,
+// named "roots". It is what a service starts with whose CAs may each speak for
+// every client. Where each partner has a CA of its own, give each an Authority
+// with Domains instead (LoadAuthority, NewRoots): otherwise one partner's CA can
+// issue a certificate for another's name, and only the origin is left to stop it.
 func LoadRoots(files ...string) (*Roots, error) {
 	a, err := LoadAuthority(files...)
 	if err != nil {
@@ -127,6 +139,7 @@ func LoadAuthority(files ...string) (Authority, error) {
 		Name:    strings.TrimSuffix(base, filepath.Ext(base)),
 		Anchors: anchors,
 		files:   slices.Clone(files),
+		loaded:  slices.Clone(anchors),
 	}, nil
 }
 
@@ -153,7 +166,7 @@ func NewRoots(authorities ...Authority) (*Roots, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Roots{}
+	r := &Roots{order: newID()}
 	r.state.Store(state)
 	return r, nil
 }
@@ -171,7 +184,11 @@ func (r *Roots) Replace(authorities ...Authority) error {
 func (r *Roots) replace(authorities []Authority) error {
 	state, err := compileRoots(authorities)
 	if err == nil {
-		for _, p := range r.bound {
+		for _, bound := range r.bound {
+			p := bound.Value()
+			if p == nil {
+				continue // of a Guard that is gone
+			}
 			if err = crossCheck(state, p.state.Load(), "Policy"); err != nil {
 				break
 			}
@@ -205,7 +222,8 @@ func (r *Roots) Reload() error {
 				failed = append(failed, err)
 				continue
 			}
-			next.Anchors = anchors
+			next.Anchors = next.reloaded(anchors)
+			next.loaded = anchors
 		}
 		list = append(list, next)
 	}
@@ -214,6 +232,26 @@ func (r *Roots) Reload() error {
 		return err
 	}
 	return r.replace(list)
+}
+
+// reloaded puts what the files hold now in the place of what they held, and keeps
+// what the caller has made of it: anchors added or left out, and constraints.
+func (a *Authority) reloaded(now []Anchor) []Anchor {
+	find := func(list []Anchor, c *x509.Certificate) int {
+		return slices.IndexFunc(list, func(x Anchor) bool { return x.Certificate.Equal(c) })
+	}
+	var list []Anchor
+	for _, anchor := range a.Anchors {
+		if find(a.loaded, anchor.Certificate) < 0 || find(now, anchor.Certificate) >= 0 {
+			list = append(list, anchor)
+		}
+	}
+	for _, anchor := range now {
+		if find(a.loaded, anchor.Certificate) < 0 && find(list, anchor.Certificate) < 0 {
+			list = append(list, anchor)
+		}
+	}
+	return list
 }
 
 func (r *Roots) err() error {
@@ -292,7 +330,7 @@ func compileRoots(list []Authority) (*rootsState, error) {
 	if len(list) == 0 {
 		failed.add("Roots", "", "no authorities: nobody could be trusted")
 	}
-	state := &rootsState{}
+	state := &rootsState{subjects: map[string][]*x509.Certificate{}}
 	names := map[string]bool{}
 	for i, a := range list {
 		field := fmt.Sprintf("Roots: authority %q", a.Name)
@@ -313,7 +351,7 @@ func compileRoots(list []Authority) (*rootsState, error) {
 		if len(list) > 1 && !a.Public && len(a.Domains) == 0 {
 			failed.add(field+": Domains", "", "one of several authorities must say which domains it may speak for")
 		}
-		c := &authority{Authority: a, pool: x509.NewCertPool(), keys: map[KeyHash]bool{}}
+		c := &authority{Authority: a, roots: state, pool: x509.NewCertPool(), keys: map[KeyHash]bool{}}
 		c.Anchors = slices.Clone(a.Anchors)
 		c.Domains = slices.Clone(a.Domains)
 		for j, d := range a.Domains {
@@ -361,17 +399,25 @@ func compileRoots(list []Authority) (*rootsState, error) {
 	if err := failed.err(); err != nil {
 		return nil, err
 	}
-	// A chain that the sender cut short at the anchor of one authority may go on
-	// to another. Private anchors therefore serve the other authorities as
-	// intermediates, so that such a key is seen under both and gets the stricter
-	// setting (invariant: an issuer key reachable under two authorities).
 	for _, a := range state.authorities {
+		for _, anchor := range a.Anchors {
+			subject := string(anchor.Certificate.RawSubject)
+			state.subjects[subject] = append(state.subjects[subject], anchor.Certificate)
+		}
+		// A chain that the sender cut short at one anchor may go on to another, of
+		// the same authority (a file with a root and its intermediate) or of
+		// another. Private anchors therefore serve as intermediates, so that all of
+		// the chain is seen: a key under two authorities gets the stricter setting,
+		// and an intermediate that its root has revoked is found.
 		for _, other := range state.authorities {
-			if other == a || other.Public {
+			if other.Public {
 				continue
 			}
 			for _, anchor := range other.Anchors {
-				a.extra = append(a.extra, anchor.Certificate)
+				selfIssued := bytes.Equal(anchor.Certificate.RawIssuer, anchor.Certificate.RawSubject)
+				if other != a || !selfIssued {
+					a.extra = append(a.extra, anchor.Certificate)
+				}
 			}
 		}
 	}

@@ -30,7 +30,8 @@ type verdict struct {
 	roots    *rootsState
 	policy   *policyState
 	shadow   *policyState
-	keys     evidence.Keys
+	chain    candidate      // that was chosen
+	news     *atomic.Uint64 // of compromised keys, as far as they have been looked at
 	evidence []evidence.Dep
 	dns      []*dnscache.Result
 	decided  time.Time
@@ -43,6 +44,10 @@ type verdict struct {
 // verdictSlot keeps the last verdict of a connection.
 type verdictSlot struct{ p atomic.Pointer[verdict] }
 
+// holds reports whether the verdict, just taken, is still that of this moment:
+// callbacks and the network take their time.
+func (v *verdict) holds() bool { return v.unchanged() && !v.guard.now().After(v.expires) }
+
 // live reports whether the verdict still holds.
 func (v *verdict) live(g *Guard, now time.Time) bool {
 	return v.guard == g && now.Before(v.expires) && !now.Before(v.decided) && v.unchanged()
@@ -52,11 +57,17 @@ func (v *verdict) live(g *Guard, now time.Time) bool {
 // present state.
 func (v *verdict) unchanged() bool {
 	g := v.guard
-	if v.roots != g.roots.state.Load() || v.policy != g.policy.state.Load() || v.keys != g.evidence.CompromisedKeys() {
+	if v.roots != g.roots.state.Load() || v.policy != g.policy.state.Load() {
 		return false
 	}
 	if g.shadow != nil && v.shadow != g.shadow.state.Load() {
 		return false
+	}
+	if news := g.compromised.news.Load(); news != v.news.Load() {
+		if _, bad := g.compromised.condemned(v.chain); bad {
+			return false
+		}
+		v.news.Store(news)
 	}
 	for _, d := range v.evidence {
 		if !d.Current() {
@@ -104,10 +115,7 @@ func (g *Guard) verdictFor(ctx context.Context, c *connInfo, certs []*x509.Certi
 			return v, false, nil
 		}
 	}
-	raw := make([][]byte, len(certs))
-	for i, cert := range certs {
-		raw[i] = cert.Raw
-	}
+	raw := rawOf(certs)
 	if v, ok := g.verdicts.Get(keyOf(c, raw)); ok && sameRaw(v.raw, raw) && v.live(g, now) {
 		// Another connection's certificates may be other pointers.
 		v = v.with(certs)
@@ -148,6 +156,8 @@ func (v *verdict) with(certs []*x509.Certificate) *verdict {
 	return &c
 }
 
+const changing = "something that the decision rests on changed each time it was taken"
+
 // maxTries bounds how often a decision is taken anew because something it rests
 // on changed meanwhile.
 const maxTries = 8
@@ -155,26 +165,35 @@ const maxTries = 8
 // decide takes a decision on one state of everything. It returns a verdict, or
 // the refused decision.
 func (g *Guard) decide(ctx context.Context, c *connInfo, raw [][]byte, staple []byte) (*verdict, *Decision) {
-	ctx, cancel := context.WithTimeout(ctx, g.limits.Wait)
+	ctx, cancel := context.WithTimeoutCause(ctx, g.limits.Wait, errWait)
 	defer cancel()
 	for range maxTries {
 		d := g.newDecision(c)
 		v := &verdict{
 			guard: g, raw: cloneRaw(raw), decided: d.Time, decision: d,
-			roots: g.roots.state.Load(), policy: g.policy.state.Load(), keys: g.evidence.CompromisedKeys(),
+			roots: g.roots.state.Load(), policy: g.policy.state.Load(), news: new(atomic.Uint64),
 		}
+		v.news.Store(g.compromised.news.Load())
 		if g.shadow != nil {
 			v.shadow = g.shadow.state.Load()
 		}
 		if g.judge(ctx, v, c, staple); d.Reason != "" {
 			return nil, d
 		}
-		if v.unchanged() {
+		if v.holds() {
 			return v, nil
 		}
 	}
 	d := g.newDecision(c)
-	return nil, d.refuse(ReasonInternal, Step{Name: stepRequest, Detail: fmt.Sprintf("policy, roots or evidence changed during each of %d decisions", maxTries)})
+	return nil, d.refuse(ReasonInternal, Step{Name: stepRequest, Detail: changing})
+}
+
+func rawOf(certs []*x509.Certificate) [][]byte {
+	raw := make([][]byte, len(certs))
+	for i, c := range certs {
+		raw[i] = c.Raw
+	}
+	return raw
 }
 
 func cloneRaw(raw [][]byte) [][]byte {
@@ -197,14 +216,14 @@ func (g *Guard) judge(ctx context.Context, v *verdict, c *connInfo, staple []byt
 	}
 	d.add(Step{Name: stepLimits, Outcome: OutcomePass})
 
-	all, r := p.chains(v.roots, d.Time)
+	all, r := p.chains(v.roots, d.Time, v.policy.deniesIssuers)
 	if r != nil {
 		d.refuse(r.reason, Step{Name: stepChain, Detail: r.detail})
 		return
 	}
 	d.add(Step{Name: stepChain, Outcome: OutcomePass, Detail: fmt.Sprintf("%d chains", len(all))})
 
-	subject := p.subject(all)
+	subject := p.subject(all, v.policy.deniesDomains || v.shadow != nil && v.shadow.deniesDomains)
 	if v.shadow != nil {
 		defer func() { d.add(shadowStep(v.shadow.match(subject, d.Time))) }()
 	}
@@ -254,7 +273,7 @@ func (g *Guard) judge(ctx context.Context, v *verdict, c *connInfo, staple []byt
 // of them shows to be compromised counts wherever it appears.
 func (g *Guard) judgeRevocation(ctx context.Context, v *verdict, p *presented, all []candidate, m match, staple []byte) (candidate, bool) {
 	d := v.decision
-	findings := g.chainsStatus(ctx, all, g.settings(v.roots, p, all, d.Time), staple)
+	findings := g.chainsStatus(ctx, all, g.settings(v.roots, p, all, d.Time, true), staple)
 	var best revocationFinding
 	chosen := -1
 	for i, f := range findings {
@@ -264,12 +283,10 @@ func (g *Guard) judgeRevocation(ctx context.Context, v *verdict, p *presented, a
 			best, chosen = f, i
 		}
 	}
-	v.keys = g.evidence.CompromisedKeys()
 	if best.status == evidence.Good {
-		for _, k := range all[chosen].keys {
-			if why, bad := v.keys.Why(k); bad {
-				best = revocationFinding{status: evidence.Revoked, detail: why}
-			}
+		v.chain = all[chosen]
+		if why, bad := g.compromised.condemned(v.chain); bad {
+			best = revocationFinding{status: evidence.Revoked, detail: why}
 		}
 	}
 	step := Step{Name: stepRevocation, Detail: best.detail, Proofs: best.proofs}

@@ -1,13 +1,14 @@
 package mtls
 
 import (
+	"bytes"
 	"crypto/x509"
-	"encoding/asn1"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/mtlsguard/mtls/internal/dnsname"
 	"github.com/mtlsguard/mtls/internal/evidence"
@@ -52,6 +53,7 @@ type presented struct {
 	raw   [][]byte
 	certs []*x509.Certificate // certs[0] is the client's; the others are what it hopes will help
 	names []string            // canonical dNSNames of certs[0]
+	cas   []*x509.Certificate // of certs[1:], those that lead to an anchor
 }
 
 // refusal is a step that failed.
@@ -123,38 +125,67 @@ type candidate struct {
 	authority *authority
 	chain     []*x509.Certificate // the client's first, the anchor last
 	keys      []KeyHash           // of chain[1:]
-	usable    bool                // false: the authority may not speak for the names
+	names     []string            // of the client's certificate
+	usable    bool                // false: the authority may not speak for the names, or not for this purpose
+}
+
+// connect finds the CA certificates among those sent that lead to an anchor of
+// any authority, going down from the anchors. Only these take part in building
+// chains: each sent certificate costs one signature check for each possible
+// issuer, once, and a mesh of worthless ones costs nothing else, however many
+// authorities there are.
+func (p *presented) connect(roots *rootsState) {
+	rest := slices.Clone(p.certs[1:])
+	for found := true; found; {
+		found = false
+		for i, c := range rest {
+			if c != nil && c.IsCA && p.issued(c, roots) {
+				p.cas = append(p.cas, c)
+				rest[i], found = nil, true
+			}
+		}
+	}
+}
+
+// issued reports whether an anchor, or a certificate that is known to lead to
+// one, has issued the certificate.
+func (p *presented) issued(c *x509.Certificate, roots *rootsState) bool {
+	signed := func(issuer *x509.Certificate) bool {
+		return bytes.Equal(issuer.RawSubject, c.RawIssuer) && c.CheckSignatureFrom(issuer) == nil
+	}
+	return slices.ContainsFunc(roots.subjects[string(c.RawIssuer)], signed) || slices.ContainsFunc(p.cas, signed)
 }
 
 // chains builds every chain that the certificates allow, per authority. If none
-// is usable it says why, of the authority that came furthest.
-func (p *presented) chains(roots *rootsState, now time.Time) ([]candidate, *refusal) {
+// is usable it says why, of the authority that came furthest. With broad, chains
+// for another purpose are there as well, as not usable: for deny rules.
+func (p *presented) chains(roots *rootsState, now time.Time, broad bool) ([]candidate, *refusal) {
+	p.connect(roots)
 	var list []candidate
 	why := refusef(ReasonUntrustedIssuer, "no authority")
 	for _, a := range roots.authorities {
-		intermediates := p.intermediates(a)
 		// The purpose is asked for along the whole chain; "any" is never asked
 		// for (CVE-2022-21657, CVE-2025-22874).
-		chains, err := p.certs[0].Verify(x509.VerifyOptions{
-			Roots:         a.pool,
-			Intermediates: intermediates,
-			CurrentTime:   now,
-			KeyUsages:     a.Purpose.usages(),
-		})
+		chains, err := p.verify(a, now, a.Purpose.usages())
 		if err != nil {
 			why = worse(why, explain(err, now))
-			continue
 		}
 		for _, chain := range chains {
-			c := candidate{authority: a, chain: chain, keys: keysOf(chain), usable: true}
+			c := candidate{authority: a, chain: chain, keys: keysOf(chain), names: p.names, usable: true}
 			if r := a.acceptable(chain, p.names); r != nil {
 				why = worse(why, r)
-				if r.reason != ReasonUntrustedIssuer {
-					continue // no chain at all: of no account, not even for deny rules
-				}
 				c.usable = false
+				if r.reason != ReasonUntrustedIssuer && !broad {
+					continue
+				}
 			}
 			list = append(list, c)
+		}
+		if broad && err != nil {
+			chains, _ = p.verify(a, now, everyPurpose())
+			for _, chain := range chains {
+				list = append(list, candidate{authority: a, chain: chain, keys: keysOf(chain), names: p.names})
+			}
 		}
 	}
 	if !slices.ContainsFunc(list, func(c candidate) bool { return c.usable }) {
@@ -163,11 +194,20 @@ func (p *presented) chains(roots *rootsState, now time.Time) ([]candidate, *refu
 	return list, nil
 }
 
+func (p *presented) verify(a *authority, now time.Time, purposes []x509.ExtKeyUsage) ([][]*x509.Certificate, error) {
+	return p.certs[0].Verify(x509.VerifyOptions{
+		Roots:         a.pool,
+		Intermediates: p.intermediates(a),
+		CurrentTime:   now,
+		KeyUsages:     purposes,
+	})
+}
+
 // intermediates returns what may stand between the client's certificate and an
 // anchor of the authority.
 func (p *presented) intermediates(a *authority) *x509.CertPool {
 	pool := x509.NewCertPool()
-	for _, c := range p.certs[1:] {
+	for _, c := range p.cas {
 		pool.AddCert(c)
 	}
 	for _, c := range a.extra {
@@ -245,33 +285,38 @@ func explain(err error, now time.Time) *refusal {
 	return refusef(ReasonUntrustedIssuer, "%s", text)
 }
 
-var oidCommonName = asn1.ObjectIdentifier{2, 5, 4, 3}
-
-// subject reduces the certificate and its chains to what rules name.
-func (p *presented) subject(all []candidate) *subject {
+// subject reduces the certificate and its chains to what rules name. With broad
+// it has the names that only deny rules look at.
+func (p *presented) subject(all []candidate, broad bool) *subject {
 	leaf := p.certs[0]
 	s := &subject{hash: HashCertificate(leaf), key: HashPublicKey(leaf), names: p.names}
-	var other []string
-	for _, name := range leaf.Subject.Names { // Subject.CommonName is the last of several
-		if text, ok := name.Value.(string); ok && name.Type.Equal(oidCommonName) {
-			other = append(other, text)
-		}
-	}
-	for _, u := range leaf.URIs {
-		other = append(other, u.Hostname())
-	}
-	for _, e := range leaf.EmailAddresses {
-		other = append(other, e[strings.LastIndexByte(e, '@')+1:])
-	}
-	for _, o := range other {
-		if name, err := dnsname.FromPolicy(o); err == nil {
-			s.other = append(s.other, name)
-		}
+	if broad {
+		s.other = otherNames(leaf)
 	}
 	for _, c := range all {
 		s.views = append(s.views, chainView{authority: c.authority.Name, public: c.authority.Public, keys: c.keys, usable: c.usable})
 	}
 	return s
+}
+
+// maxOtherNames bounds the names that are taken from texts.
+const maxOtherNames = 1024
+
+// otherNames finds whatever looks like a domain in the texts of a certificate: in
+// a common name, an e-mail address, a URI, a user principal name.
+func otherNames(leaf *x509.Certificate) []string {
+	var names []string
+	for _, text := range x509ext.Texts(leaf) {
+		for token := range strings.FieldsFuncSeq(text, func(r rune) bool {
+			return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) && !strings.ContainsRune(".-_*", r)
+		}) {
+			name, err := dnsname.FromPolicy(strings.Trim(token, "."))
+			if err == nil && len(names) < maxOtherNames && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
 }
 
 // describe fills in what the certificate says of itself.

@@ -140,6 +140,18 @@ func stamp(t time.Time) string { return t.Format(time.RFC3339) }
 // Len is the number of entries.
 func (l *List) Len() int { return len(l.entries.entries) }
 
+// Size is about how many bytes of memory the list takes.
+func (l *List) Size() int {
+	n := 512 + len(l.RawIssuer) + len(l.AuthorityKeyID) + cap(l.entries.keys) + cap(l.entries.entries)*indexEntrySize
+	for _, uri := range l.scope.point.URIs {
+		n += len(uri)
+	}
+	for _, name := range l.scope.point.DirectoryNames {
+		n += len(name)
+	}
+	return n
+}
+
 // Lookup returns the entry for a serial number, and false if there is none,
 // which says "not revoked" only if Covers and CheckTime have agreed. Some CAs
 // write serial numbers whose top bit is set without the leading zero octet and
@@ -174,6 +186,8 @@ type indexEntry struct {
 }
 
 const (
+	indexEntrySize = 16
+
 	noReason     = -1
 	maxSerialLen = 255 // RFC 5280 section 5.1.2.6 and 4.1.2.2: at most 20
 )

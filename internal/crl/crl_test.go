@@ -421,3 +421,24 @@ func TestLargerCurve(t *testing.T) {
 	_, err = crl.ParseAndVerify(der, ca.Certificate)
 	require.NoError(t, err)
 }
+
+// Whoever bounds the memory of lists goes by their Size.
+func TestSizeIsThatOfTheMemory(t *testing.T) {
+	counted, taken := crl.EntrySize()
+	require.Equal(t, taken, counted)
+	ca := newCA(t, testpki.Options{})
+	size := func(n int) int {
+		o := testpki.CRLOptions{}
+		for i := range n {
+			o.Entries = append(o.Entries, x509.RevocationListEntry{SerialNumber: big.NewInt(1<<40 + int64(i)), RevocationTime: testpki.Epoch})
+		}
+		der, err := ca.CRL(o)
+		require.NoError(t, err)
+		l, err := crl.ParseAndVerify(der, ca.Certificate)
+		require.NoError(t, err)
+		return l.Size()
+	}
+	empty := size(0)
+	require.Positive(t, empty)
+	require.Equal(t, 1000*(taken+6), size(1000)-empty)
+}

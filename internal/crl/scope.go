@@ -12,6 +12,14 @@ import (
 	"github.com/mtlsguard/mtls/internal/x509ext"
 )
 
+// Whoever runs a CA writes both the list and the certificate: without bounds a
+// hundred thousand names of one and ten thousand of the other would be compared
+// for every look at the list.
+const (
+	maxListNames        = 64
+	maxCertificateNames = 64
+)
+
 // scope is the issuing distribution point: which certificates of its issuer a
 // list speaks for. The zero value, which a list without that extension has, is
 // all of them.
@@ -51,6 +59,9 @@ func parseScope(value cryptobyte.String) (scope, error) {
 		if s.point, err = x509ext.ParseDistributionPointName(name); err != nil {
 			return scope{}, fmt.Errorf("%w: issuing distribution point: %w", ErrMalformed, err)
 		}
+		if names(s.point) > maxListNames {
+			return scope{}, fmt.Errorf("%w: more than %d names of its distribution point", ErrUnusable, maxListNames)
+		}
 	}
 	return s, nil
 }
@@ -83,7 +94,8 @@ func readFlag(in *cryptobyte.String, tag uint8, flag *bool) bool {
 // distribution points, all pairs compared byte for byte. Otherwise somebody on
 // the path could serve the valid list of another partition, in which the serial
 // number is missing. Points with reasons or cRLIssuer do not count, and names
-// relative to the issuer never match.
+// relative to the issuer never match. A certificate with more than 64 names is
+// not covered.
 func (l *List) Covers(cert *x509.Certificate) error {
 	if !bytes.Equal(cert.RawIssuer, l.RawIssuer) {
 		return fmt.Errorf("%w: it has another issuer", ErrScope)
@@ -102,6 +114,13 @@ func (l *List) Covers(cert *x509.Certificate) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrScope, err)
 	}
+	count := 0
+	for _, p := range points {
+		count += names(p)
+	}
+	if count > maxCertificateNames {
+		return fmt.Errorf("%w: more than %d names of distribution points", ErrScope, maxCertificateNames)
+	}
 	for _, p := range points {
 		if !p.Reasons && !p.CRLIssuer && commonName(l.scope.point, p) {
 			return nil
@@ -109,6 +128,9 @@ func (l *List) Covers(cert *x509.Certificate) error {
 	}
 	return fmt.Errorf("%w: another distribution point", ErrScope)
 }
+
+// names counts the names that are compared.
+func names(p x509ext.DistributionPoint) int { return len(p.URIs) + len(p.DirectoryNames) }
 
 func commonName(a, b x509ext.DistributionPoint) bool {
 	return slices.ContainsFunc(a.URIs, func(uri string) bool {

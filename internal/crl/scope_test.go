@@ -111,3 +111,30 @@ func TestCovers(t *testing.T) {
 		require.ErrorIs(t, partition(t, ca).Covers(issue(t, other, testpki.Options{})), crl.ErrScope)
 	})
 }
+
+// Whoever runs a CA chooses how many names a list and a certificate have, and
+// they are compared in every handshake.
+func TestNamesThatAreComparedAreFew(t *testing.T) {
+	ca := newCA(t, testpki.Options{})
+	uris := func(n int, last string) (out [][]byte) {
+		for i := range n - 1 {
+			out = append(out, uri(fmt.Sprintf("http://%d", i)))
+		}
+		return append(out, uri(last))
+	}
+	const common = "http://common"
+	one := issue(t, ca, testpki.Options{Extra: []pkix.Extension{points(point(fullName(uri(common))))}})
+	require.NoError(t, partition(t, ca, fullName(uris(64, common)...)).Covers(one))
+	l := sound(ca)
+	l.extensions = append(l.extensions, idp(fullName(uris(65, common)...)))
+	_, err := crl.ParseAndVerify(l.sign(t, ca.Key), ca.Certificate)
+	require.ErrorIs(t, err, crl.ErrUnusable)
+
+	list := partition(t, ca, fullName(uri(common)))
+	many := func(n int) testpki.Options {
+		return testpki.Options{Extra: []pkix.Extension{points(point(fullName(uri("http://other"))), point(fullName(uris(n-1, common)...)))}}
+	}
+	require.NoError(t, list.Covers(issue(t, ca, many(64))))
+	require.ErrorIs(t, list.Covers(issue(t, ca, many(65))), crl.ErrScope)
+	require.NoError(t, partition(t, ca).Covers(issue(t, ca, many(65))), "nothing is compared")
+}

@@ -67,6 +67,7 @@ type Result struct {
 	// superseded is shared by successive results with the same content, so that
 	// whoever holds the first learns when the last is replaced.
 	superseded *atomic.Bool
+	doubted    *atomic.Bool // shared like superseded, until an answer comes
 }
 
 // Superseded reports whether the cache has since learnt something else, has
@@ -74,6 +75,15 @@ type Result struct {
 // decided on a superseded result is to be decided again. An answer that is
 // confirmed is not superseded; it still lapses at Expires.
 func (r *Result) Superseded() bool { return r.superseded == nil || r.superseded.Load() }
+
+// Doubted reports whether an answer for the name has failed DNSSEC validation
+// since this one came. The result stands until it lapses, and is then not to be
+// used in place of a later one.
+func (r *Result) Doubted() bool { return r.doubted != nil && r.doubted.Load() }
+
+// Failed reports whether a lookup was made and failed, as opposed to one that the
+// caller did not wait for or that could not be made.
+func (r *Result) Failed() bool { return r.Err != nil && r.Expires.After(r.At) }
 
 // Cache keeps the answers to a LookupFunc. It is safe for concurrent use. Names
 // are to be canonical (package dnsname): another spelling is another name.
@@ -338,11 +348,14 @@ func (c *Cache) keepAnswer(k key, a dnsclient.Answer) *Result {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.now()
-	r := &Result{Answer: a, At: now, Expires: now.Add(ttl), superseded: new(atomic.Bool)}
+	r := &Result{Answer: a, At: now, Expires: now.Add(ttl), superseded: new(atomic.Bool), doubted: new(atomic.Bool)}
 	e := c.entry(k)
 	if old := e.answer; old != nil {
 		if sameContent(old.Answer, a) {
 			r.superseded = old.superseded
+			if !old.Doubted() {
+				r.doubted = old.doubted
+			}
 		} else {
 			old.superseded.Store(true)
 		}
@@ -358,6 +371,9 @@ func (c *Cache) keepFailure(k key, err error) *Result {
 	backoff := min(minBackoff<<min(e.failures, 5), maxBackoff)
 	e.failures++
 	now := c.now()
+	if e.answer != nil && errors.Is(err, dnsclient.ErrBogus) {
+		e.answer.doubted.Store(true)
+	}
 	e.failure = &Result{Err: err, At: now, Expires: now.Add(backoff)}
 	return e.failure
 }

@@ -15,8 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/singleflight"
-
 	"github.com/mtlsguard/mtls/internal/fetch"
 	"github.com/mtlsguard/mtls/internal/ocsp"
 	"github.com/mtlsguard/mtls/internal/x509ext"
@@ -64,8 +62,19 @@ type Query struct {
 	MaxAge       time.Duration // oldest thisUpdate of a statement that says good; zero: its nextUpdate
 	Fetch        *fetch.Client
 	Staple       []byte // an OCSP response that the client sent, or nil
+	// Owner is who answers for the certificate: the SHA-256 of the key of its
+	// chain's anchor. Each has quotas of its own. Zero is an owner like any other.
+	Owner [32]byte
 
 	crlOnly bool // for the certificate of an OCSP responder
+}
+
+// maxAge is MaxAge where it counts: for a client's certificate.
+func (q *Query) maxAge() time.Duration {
+	if !q.Leaf {
+		return 0
+	}
+	return q.MaxAge
 }
 
 // Proof is a statement that was looked at.
@@ -89,15 +98,12 @@ type Finding struct {
 	RetryAfter time.Duration
 }
 
-// Dep is a slot and what it held when it was looked at.
-type Dep struct {
-	slot *slot
-	held *held
-}
+// Dep is what a slot held when it was looked at.
+type Dep struct{ mark *mark }
 
 // Current reports whether the slot still holds the same statement, and is still
 // the one that news would reach.
-func (d Dep) Current() bool { return d.slot.held.Load() == d.held && !d.slot.gone.Load() }
+func (d Dep) Current() bool { return !d.mark.void.Load() }
 
 // Peek answers from memory alone: it waits for nothing, fetches nothing and
 // stores nothing. It is for the handshake, before the client has proved that it
@@ -111,7 +117,7 @@ func (e *Engine) Peek(q Query) Finding {
 // and counts makes it wait for nothing.
 func (e *Engine) Check(ctx context.Context, q Query) Finding {
 	src := e.sources(q, true)
-	stapled := e.takeStaple(q, &src)
+	stapled := e.takeStaple(q, src)
 	waits := e.startDue(q, src)
 	f := e.find(q, src, nil)
 	if len(waits) == 0 || stapled && f.Status != Unknown {
@@ -120,20 +126,10 @@ func (e *Engine) Check(ctx context.Context, q Query) Finding {
 	return e.find(q, src, wait(ctx, waits))
 }
 
-// wait waits for updates until ctx ends.
-func wait(ctx context.Context, updates []<-chan singleflight.Result) error {
-	for _, done := range updates {
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
-}
-
 // Prime starts the fetches that Check would wait for, so that those of several
-// certificates run side by side.
+// certificates run side by side. Like Check it makes the slot of a client's
+// staple, so that what one of its connections staples voids what is known to the
+// others.
 func (e *Engine) Prime(q Query) {
 	e.startDue(q, e.sources(q, true))
 }
@@ -175,19 +171,17 @@ func (e *Engine) find(q Query, src sources, waited error) Finding {
 	}
 	for _, s := range src.slots {
 		h := s.held.Load()
-		f.Deps = append(f.Deps, Dep{s, h})
+		f.Deps = append(f.Deps, Dep{s.markOf(h)})
 		v := e.view(s, h, q, now)
 		if h == nil {
-			v.problem = s.problem(now, waited)
+			v.problem = s.problem(waited)
 		}
 		consider(v)
-		if wait := s.retryAfter(now); wait > f.RetryAfter {
-			f.RetryAfter = wait
-		}
+		f.RetryAfter = max(f.RetryAfter, s.retryAfter(now, q.maxAge()))
 	}
 	if src.staple != nil {
 		h := src.staple.held.Load()
-		f.Deps = append(f.Deps, Dep{src.staple, h})
+		f.Deps = append(f.Deps, Dep{src.staple.markOf(h)})
 		consider(e.view(src.staple, h, q, now))
 	}
 	if src.peek && q.Leaf && len(q.Staple) > 0 {
@@ -279,8 +273,8 @@ func (e *Engine) view(s *slot, h *held, q Query, now time.Time) view {
 		v.detail = fmt.Sprintf("%s says revoked since %s, reason %s", s.name(), revokedAt.UTC().Format(time.RFC3339), reasonName(reason, hasReason))
 		return v
 	}
-	if q.Leaf && q.MaxAge > 0 {
-		earlier(&expires, h.thisUpdate().Add(q.MaxAge))
+	if age := q.maxAge(); age > 0 {
+		earlier(&expires, h.thisUpdate().Add(age))
 	}
 	if s.kind == kindStaple {
 		earlier(&expires, h.thisUpdate().Add(stapleAge))
@@ -318,7 +312,7 @@ func (e *Engine) responder(responder *x509.Certificate, q Query) (time.Time, []D
 }
 
 func responderQuery(responder *x509.Certificate, q Query) Query {
-	return Query{Cert: responder, Issuer: q.Issuer, Leaf: true, Fetch: q.Fetch, crlOnly: true}
+	return Query{Cert: responder, Issuer: q.Issuer, Leaf: true, Fetch: q.Fetch, Owner: q.Owner, crlOnly: true}
 }
 
 func earlier(t *time.Time, u time.Time) {

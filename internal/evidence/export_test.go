@@ -1,15 +1,16 @@
 package evidence
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/mtlsguard/mtls/internal/crl"
 )
 
 // RefreshAt is the schedule of a list that was fetched at taken (zero: read
-// from the Store), for the source with the key.
-func RefreshAt(this, next, taken time.Time, key string) time.Time {
-	return refreshAt(&held{list: &crl.List{ThisUpdate: this, NextUpdate: next}, taken: taken}, key)
+// from the Store), for the source with the key and an asker with a MaxAge.
+func RefreshAt(this, next, taken time.Time, key string, maxAge time.Duration) time.Time {
+	return refreshAt(&held{list: &crl.List{ThisUpdate: this, NextUpdate: next}, taken: taken}, key, maxAge)
 }
 
 // CRLKey, OCSPKey and StapleKey are the keys of slots and of a Store.
@@ -17,24 +18,42 @@ func CRLKey(q Query, urls ...string) string  { return slotKey(kindCRL, q, urls) 
 func OCSPKey(q Query, urls ...string) string { return slotKey(kindOCSP, q, urls) }
 func StapleKey(q Query) string               { return slotKey(kindStaple, q, nil) }
 
-// Slots is how many slots there are.
-func (e *Engine) Slots() int { return e.slots.Len() }
+// Quotas of one owner, and of all.
+const (
+	MaxSlots      = maxSlots
+	MaxOwners     = maxOwners
+	MaxUpdates    = maxUpdates
+	MaxFetches    = maxFetches
+	MaxBackground = maxBackground
+)
 
-// Crowd makes as many slots as there is room for, of other sources.
+// Slots is how many slots there are.
+func (e *Engine) Slots() int {
+	n := 0
+	for _, o := range e.owners.Values() {
+		n += o.slots.Len()
+	}
+	return n
+}
+
+// Crowd makes as many slots as an owner has room for, of other sources.
 func (e *Engine) Crowd(q Query) {
 	for i := range maxSlots {
-		e.slots.Add(string(rune(i)), newSlot("", kindStaple, q, nil))
+		e.owner(q.Owner, true).slot(kindCRL, q, []string{strconv.Itoa(i)}, true)
 	}
 }
+
+// ListBytes sets the bound on the bytes of an owner's lists.
+func (e *Engine) ListBytes(owner [32]byte, most int) { e.owner(owner, true).most = most }
 
 // Occupy takes all places for updates and returns a function that frees them.
 func (e *Engine) Occupy() func() {
 	for range maxFlights {
-		e.places <- struct{}{}
+		e.flights <- struct{}{}
 	}
 	return func() {
 		for range maxFlights {
-			<-e.places
+			<-e.flights
 		}
 	}
 }

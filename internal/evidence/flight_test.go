@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"net/http"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -117,9 +119,11 @@ func TestTooManyFetchesAreUnknown(t *testing.T) {
 	require.Equal(t, evidence.Unknown, f.Status)
 	require.Contains(t, f.Detail, "too many fetches")
 	require.Empty(t, w.requests())
+	require.Equal(t, time.Second, f.RetryAfter)
 	free()
-	w.advance(time.Second)
-	require.Equal(t, evidence.Good, w.check(q).Status)
+	f = w.check(q)
+	require.Equal(t, evidence.Good, f.Status, "it was no failure of the source, which is asked at once")
+	require.NotContains(t, f.Detail, "too many fetches")
 }
 
 // Refresh is for "revoked just now": it must not be content with the answer to a
@@ -165,7 +169,7 @@ func TestUpdateThatWaitedAsksNothing(t *testing.T) {
 }
 
 // Refresh ends with its context although another fetch is under way, and the
-// source is not blamed for that.
+// source is not blamed for that; it is once its own time is over.
 func TestRefreshEndsWithItsContext(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.only([]string{crlURL}, nil)
@@ -190,6 +194,8 @@ func TestRefreshEndsWithItsContext(t *testing.T) {
 		f := w.check(q)
 		require.Equal(w.t, evidence.Good, f.Status)
 		require.Zero(w.t, f.RetryAfter)
+		time.Sleep(time.Minute)
+		require.Positive(w.t, w.check(q).RetryAfter)
 	})
 }
 
@@ -211,6 +217,43 @@ func TestRefreshNamesTheSourcesThatFailed(t *testing.T) {
 	require.Equal(t, evidence.Good, w.check(q).Status, "what is held stays")
 }
 
+// Who calls Refresh while another waits for its turn shares what that one will ask.
+func TestRefreshesThatWaitShareOneFetch(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.only([]string{crlURL}, nil)
+		q := w.leaf()
+		h, asked, release := held(says(w.crl(nil)))
+		w.on("crl.test", h)
+		go w.check(q)
+		<-asked
+		var wg sync.WaitGroup
+		for range 100 { // more than there are places in the background
+			wg.Go(func() {
+				if err := w.engine.Refresh(context.Background()); err != nil {
+					w.t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		release()
+		wg.Wait()
+		require.LessOrEqual(w.t, w.count("crl.test"), 4)
+	})
+}
+
+// A client of the caller's that ends the goroutine does not leave the slot
+// waiting for it.
+func TestClientThatEndsTheGoroutine(t *testing.T) {
+	w := newWorld(t)
+	w.only([]string{crlURL}, nil)
+	w.on("crl.test", func(*http.Request) (*http.Response, error) { runtime.Goexit(); return nil, nil })
+	q := w.leaf()
+	require.Equal(t, evidence.Unknown, w.check(q).Status)
+	w.advance(time.Minute)
+	w.goodCRL()
+	require.Equal(t, evidence.Good, w.check(q).Status)
+}
+
 // An older list that is still valid is a replay: it is refused, and what is held
 // stays.
 func TestRollbackIsRefused(t *testing.T) {
@@ -222,6 +265,10 @@ func TestRollbackIsRefused(t *testing.T) {
 		{"an older list", func(o *testpki.CRLOptions) { o.ThisUpdate = o.ThisUpdate.Add(-time.Second) }, evidence.Revoked},
 		{"a lower number in the same second", func(o *testpki.CRLOptions) { o.Number.SetInt64(6) }, evidence.Revoked},
 		{"a higher number in the same second", func(o *testpki.CRLOptions) { o.Number.SetInt64(8) }, evidence.Good},
+		{"fewer entries and the same number in the same second", func(o *testpki.CRLOptions) {}, evidence.Revoked},
+		{"as many entries and the same number", func(o *testpki.CRLOptions) {
+			o.Entries = []x509.RevocationListEntry{{SerialNumber: bigInt(1), RevocationTime: o.ThisUpdate}}
+		}, evidence.Good},
 		{"a newer list", func(o *testpki.CRLOptions) { o.ThisUpdate = o.ThisUpdate.Add(time.Second) }, evidence.Good},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -306,13 +353,16 @@ func TestKeysAreLengthPrefixed(t *testing.T) {
 	negative.Cert = &copied
 	ca := q
 	ca.Cert = &x509.Certificate{SerialNumber: q.Cert.SerialNumber, IsCA: true}
-	foreign, renamed := q, q
+	foreign, renamed, cross := q, q, q
+	certificate := *q.Issuer
+	certificate.Raw = append([]byte{0}, certificate.Raw...) // of the same name and key
+	cross.Issuer = &certificate
 	foreign.Issuer = w.root(testpki.Options{}).Certificate
 	renamed.Issuer = w.root(testpki.Options{Key: w.ca.Key}).Certificate
 	keys := map[string]bool{}
 	list := []string{
 		evidence.CRLKey(q, "ab", "c"), evidence.CRLKey(q, "a", "bc"), evidence.CRLKey(q, "abc"), evidence.CRLKey(q, "abc", ""),
-		evidence.CRLKey(ca, "abc"), evidence.CRLKey(foreign, "abc"), evidence.CRLKey(renamed, "abc"),
+		evidence.CRLKey(ca, "abc"), evidence.CRLKey(foreign, "abc"), evidence.CRLKey(renamed, "abc"), evidence.CRLKey(cross, "abc"),
 		evidence.OCSPKey(q, "abc"), evidence.OCSPKey(other, "abc"), evidence.OCSPKey(negative, "abc"), evidence.OCSPKey(foreign, "abc"),
 		evidence.StapleKey(q), evidence.StapleKey(other),
 	}

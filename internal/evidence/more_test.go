@@ -74,21 +74,48 @@ func TestTooManySources(t *testing.T) {
 	}
 }
 
-// The news of a revocation that a client staples voids what other connections of
-// it rest on, once.
+// The news of a revocation that a client staples voids what its other
+// connections rest on, what nobody else's do, and only once.
 func TestRevokedStapleIsNews(t *testing.T) {
 	w := newWorld(t)
 	w.goodCRL()
-	q := w.leaf()
+	q, other := w.leaf(), w.leaf()
 	w.goodOCSP(q)
-	require.Equal(t, evidence.Good, w.check(q).Status)
-	before := w.engine.CompromisedKeys()
+	f := w.check(q)
+	require.Equal(t, evidence.Good, f.Status)
+	foreign := w.check(other)
+	require.Equal(t, evidence.Good, foreign.Status)
 	stapled := q
 	stapled.Staple = w.week(q, xocsp.Revoked)
 	require.Equal(t, evidence.Revoked, w.check(stapled).Status)
-	after := w.engine.CompromisedKeys()
-	require.NotEqual(t, before, after)
-	require.Equal(t, evidence.Revoked, w.check(q).Status, "with no staple, too")
-	w.check(stapled)
-	require.Equal(t, after, w.engine.CompromisedKeys(), "the same news again is none")
+	require.False(t, current(f))
+	require.True(t, current(foreign))
+	f = w.check(q)
+	require.Equal(t, evidence.Revoked, f.Status, "with no staple, too")
+	require.True(t, current(f))
+}
+
+// The slot of the staple is there before any staple is, whatever else the
+// certificate names: a decision that waits for something else rests on it.
+func TestStapleSlotIsThereBeforeTheStaple(t *testing.T) {
+	var many []string
+	for i := range 17 {
+		many = append(many, fmt.Sprintf("%s?%d", crlURL, i))
+	}
+	for name, urls := range map[string][]string{"one source": {crlURL}, "none": nil, "too many": many} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.only(urls, nil)
+			w.goodCRL()
+			q := w.leaf()
+			w.engine.Prime(q)
+			f := w.check(q)
+			require.True(t, current(f))
+			stapled := q
+			stapled.Staple = w.week(q, xocsp.Revoked)
+			w.check(stapled)
+			require.False(t, current(f))
+			require.Equal(t, evidence.Revoked, w.check(q).Status)
+		})
+	}
 }

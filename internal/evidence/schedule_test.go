@@ -1,6 +1,7 @@
 package evidence_test
 
 import (
+	"context"
 	"fmt"
 	"math/big"
 	"testing"
@@ -44,10 +45,10 @@ func TestRefreshSchedule(t *testing.T) {
 			seen := map[time.Time]bool{}
 			for i := range 200 {
 				key := fmt.Sprint(i)
-				at := evidence.RefreshAt(this, this.Add(c.validity), taken, key)
+				at := evidence.RefreshAt(this, this.Add(c.validity), taken, key, 0)
 				require.LessOrEqual(t, at.Sub(from), c.want)
 				require.Greater(t, at.Sub(from), c.want-c.want/10-time.Nanosecond)
-				require.Equal(t, at, evidence.RefreshAt(this, this.Add(c.validity), taken, key), "the same each time")
+				require.Equal(t, at, evidence.RefreshAt(this, this.Add(c.validity), taken, key, 0), "the same each time")
 				seen[at] = true
 			}
 			require.Greater(t, len(seen), 150, "spread")
@@ -129,32 +130,72 @@ func TestRefreshInTheBackground(t *testing.T) {
 }
 
 func TestRefreshDueAndNextDue(t *testing.T) {
-	w := newWorld(t)
-	w.only([]string{crlURL}, nil)
-	_, any := w.engine.NextDue()
-	require.False(t, any)
-	w.goodCRL()
-	q := w.leaf()
-	w.check(q)
-	at, any := w.engine.NextDue()
-	require.True(t, any)
-	require.WithinRange(t, at, w.now().Add(5*time.Hour+24*time.Minute-time.Second), w.now().Add(6*time.Hour))
+	bubble(t, func(w *world) {
+		t := w.t
+		w.only([]string{crlURL}, nil)
+		_, any := w.engine.NextDue()
+		require.False(t, any)
+		w.goodCRL()
+		q := w.leaf()
+		w.check(q)
+		at, any := w.engine.NextDue()
+		require.True(t, any)
+		require.WithinRange(t, at, w.now().Add(5*time.Hour+24*time.Minute-time.Second), w.now().Add(6*time.Hour))
 
-	w.engine.RefreshDue(t.Context())
-	require.Equal(t, 1, w.count("crl.test"))
-	w.advance(at.Sub(w.now()) - time.Nanosecond)
-	w.engine.RefreshDue(t.Context())
-	require.Equal(t, 1, w.count("crl.test"))
-	w.advance(time.Nanosecond)
-	w.on("crl.test", says(w.crl(nil, q.Cert)))
-	w.engine.RefreshDue(t.Context())
-	require.Equal(t, 2, w.count("crl.test"))
-	require.Equal(t, evidence.Revoked, w.engine.Peek(q).Status)
+		w.refreshDue()
+		require.Equal(t, 1, w.count("crl.test"))
+		w.advance(at.Sub(w.now()) - time.Nanosecond)
+		w.refreshDue()
+		require.Equal(t, 1, w.count("crl.test"))
+		w.advance(time.Nanosecond)
+		w.on("crl.test", says(w.crl(nil, q.Cert)))
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		w.engine.RefreshDue(ended)
+		synctest.Wait()
+		require.Equal(t, 1, w.count("crl.test"))
+		w.refreshDue()
+		require.Equal(t, 2, w.count("crl.test"))
+		require.Equal(t, evidence.Revoked, w.engine.Peek(q).Status)
+	})
+}
+
+// refreshDue is RefreshDue until all it has started is over, or hangs.
+func (w *world) refreshDue() {
+	w.engine.RefreshDue(context.Background())
+	synctest.Wait()
+}
+
+// A source that hangs keeps the caller of RefreshDue from nothing, and is not due
+// while it is being asked, so that the caller has no reason to come back at once.
+func TestRefreshDueWaitsForNothing(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.only([]string{crlURL}, nil)
+		q := w.leaf()
+		w.on("crl.test", fails)
+		w.check(q)
+		w.advance(time.Minute)
+		w.on("crl.test", hangs)
+		start := time.Now()
+		for range 3 {
+			w.refreshDue()
+		}
+		require.Zero(w.t, time.Since(start))
+		require.Equal(w.t, 2, w.count("crl.test"))
+		_, any := w.engine.NextDue()
+		require.False(w.t, any)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		_, any = w.engine.NextDue()
+		require.True(w.t, any)
+	})
 }
 
 // A source whose evidence has lapsed is due at once, and not unheard of.
-func TestLapsedSourceIsDue(t *testing.T) {
-	w := newWorld(t)
+func TestLapsedSourceIsDue(t *testing.T) { bubble(t, lapsedSourceIsDue) }
+
+func lapsedSourceIsDue(w *world) {
+	t := w.t
 	w.goodCRL()
 	w.only([]string{crlURL}, nil)
 	q := w.leaf()
@@ -170,14 +211,18 @@ func TestLapsedSourceIsDue(t *testing.T) {
 	require.True(t, any)
 	require.False(t, at.After(w.now()), "whatever else is due later")
 	w.goodCRL()
-	w.engine.RefreshDue(t.Context())
+	w.refreshDue()
 	require.Equal(t, evidence.Good, w.engine.Peek(q).Status)
 }
 
 // Nobody is asked for ever about a certificate that has expired; "revoked just
 // now" leaves nothing out.
 func TestExpiredCertificatesAreNotAskedForInTheBackground(t *testing.T) {
-	w := newWorld(t)
+	bubble(t, expiredCertificatesAreNotAskedFor)
+}
+
+func expiredCertificatesAreNotAskedFor(w *world) {
+	t := w.t
 	w.goodCRL()
 	w.only([]string{crlURL}, nil)
 	short := w.query(w.issue(testpki.Options{NotAfter: w.now().Add(time.Hour)}).Certificate)
@@ -186,9 +231,9 @@ func TestExpiredCertificatesAreNotAskedForInTheBackground(t *testing.T) {
 	w.goodCRL()
 	_, any := w.engine.NextDue()
 	require.False(t, any)
-	w.engine.RefreshDue(t.Context())
+	w.refreshDue()
 	require.Equal(t, 1, w.count("crl.test"))
-	require.NoError(t, w.engine.Refresh(t.Context()))
+	require.NoError(t, w.engine.Refresh(context.Background()))
 	require.Equal(t, 2, w.count("crl.test"))
 	w.advance(25 * time.Hour)
 	w.goodCRL()
@@ -206,6 +251,6 @@ func TestStaplesAreNotAskedFor(t *testing.T) {
 	require.Equal(t, evidence.Good, w.check(q).Status)
 	_, any := w.engine.NextDue()
 	require.False(t, any)
-	require.NoError(t, w.engine.Refresh(t.Context()))
+	require.NoError(t, w.engine.Refresh(context.Background()))
 	require.Equal(t, evidence.Good, w.engine.Peek(q).Status)
 }

@@ -9,13 +9,14 @@ import (
 	"github.com/mtlsguard/mtls/internal/x509ext"
 )
 
-// maxSources bounds what one certificate can make us ask.
+// maxSources bounds what one certificate can make us ask: places, and URLs of
+// them.
 const maxSources = 16
 
 // sources are the places that may say something about a certificate.
 type sources struct {
 	slots    []*slot
-	staple   *slot    // nil: no staple has been kept
+	staple   *slot    // nil: not a client's certificate, or none has been made yet
 	unusable []string // sources that are named and cannot be used
 	askable  bool     // one can, whether or not its slot has been made yet
 	peek     bool     // nothing may be stored
@@ -25,11 +26,19 @@ type sources struct {
 // where create is set.
 func (e *Engine) sources(q Query, create bool) sources {
 	src := sources{peek: !create}
+	o := e.owner(q.Owner, create)
+	if q.Leaf && !q.crlOnly {
+		src.staple = o.slot(kindStaple, q, nil, create)
+	}
 	points, err := x509ext.DistributionPoints(q.Cert)
 	if err != nil {
 		src.unusable = append(src.unusable, "its CRL distribution points cannot be read")
 	}
-	if len(points)+len(q.Cert.OCSPServer) > maxSources {
+	urls := len(q.Cert.OCSPServer)
+	for _, p := range points {
+		urls += len(p.URIs)
+	}
+	if max(urls, len(points)+len(q.Cert.OCSPServer)) > maxSources {
 		src.unusable = append(src.unusable, fmt.Sprintf("it names more than %d sources", maxSources))
 		return src
 	}
@@ -42,7 +51,7 @@ func (e *Engine) sources(q Query, create bool) sources {
 			src.unusable = append(src.unusable, "a CRL distribution point without an http URL")
 		default:
 			src.askable = true
-			if s := e.slot(kindCRL, q, urls, create); s != nil {
+			if s := o.slot(kindCRL, q, urls, create); s != nil {
 				src.slots = append(src.slots, s)
 			}
 		}
@@ -56,12 +65,9 @@ func (e *Engine) sources(q Query, create bool) sources {
 			continue
 		}
 		src.askable = true
-		if s := e.slot(kindOCSP, q, []string{url}, create); s != nil {
+		if s := o.slot(kindOCSP, q, []string{url}, create); s != nil {
 			src.slots = append(src.slots, s)
 		}
-	}
-	if q.Leaf {
-		src.staple = e.lookup(slotKey(kindStaple, q, nil), create)
 	}
 	return src
 }

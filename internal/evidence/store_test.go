@@ -235,15 +235,17 @@ func TestStoredResponseOfADelegatedResponder(t *testing.T) {
 }
 
 // The Store is read while nothing is in memory, and by requests only.
-func TestStoreIsReadOnce(t *testing.T) {
-	w, asked := newWorld(t), 0
+func TestStoreIsReadOnce(t *testing.T) { bubble(t, storeIsReadOnce) }
+
+func storeIsReadOnce(w *world) {
+	t, asked := w.t, 0
 	w.restart(&memory{get: func(context.Context) error { asked++; return nil }})
 	w.only([]string{crlURL}, nil)
 	w.goodCRL()
 	w.check(w.leaf())
 	require.Equal(t, 1, asked)
 	w.advance(7 * time.Hour)
-	w.engine.RefreshDue(t.Context())
+	w.refreshDue()
 	require.Equal(t, 2, w.count("crl.test"))
 	require.Equal(t, 1, asked)
 }

@@ -44,8 +44,6 @@ type Options struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Resolver finds the addresses of a rooted name ("crl.example."). Nil: net.DefaultResolver.
 	Resolver Resolver
-	// Limiter bounds the fetches under way and may be shared by several clients. Nil: no bound.
-	Limiter *Limiter
 }
 
 // Resolver is the part of *net.Resolver that is used.
@@ -53,11 +51,11 @@ type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
-// Client fetches. It is immutable and may be used concurrently. It keeps no connection and leaves no goroutine behind.
+// Client fetches. It is immutable and may be used concurrently. It keeps no connection and leaves no goroutine behind. How many fetches are under way at
+// once is the caller's to bound: by whoever causes them, not by host, which that one chooses.
 type Client struct {
-	http    *http.Client
-	guard   *guard
-	limiter *Limiter
+	http  *http.Client
+	guard *guard
 }
 
 // New makes a client. It starts nothing.
@@ -69,7 +67,7 @@ func New(o Options) *Client {
 	if g.resolver == nil {
 		g.resolver = net.DefaultResolver
 	}
-	c := &Client{http: new(http.Client), guard: g, limiter: o.Limiter}
+	c := &Client{http: new(http.Client), guard: g}
 	var next func(*http.Request, []*http.Request) error
 	if o.Client != nil {
 		c.http.Transport, c.http.Timeout, next = o.Client.Transport, o.Client.Timeout, o.Client.CheckRedirect
@@ -149,11 +147,6 @@ func (c *Client) attempt(ctx context.Context, method, url, contentType string, b
 		req.Header.Set("Content-Type", contentType)
 	}
 
-	release, err := c.limiter.acquire(ctx, hostKey(u))
-	if err != nil {
-		return nil, err
-	}
-	defer release()
 	res, err := c.http.Do(req)
 	if err != nil {
 		return nil, err

@@ -251,8 +251,3 @@ func (g *guard) redirectPolicy(next func(*http.Request, []*http.Request) error) 
 		return nil
 	}
 }
-
-// hostKey is the host as the limiter counts it.
-func hostKey(u *url.URL) string {
-	return strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
-}

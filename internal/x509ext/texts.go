@@ -1,0 +1,86 @@
+package x509ext
+
+import (
+	"crypto/x509"
+	"encoding/asn1"
+	"unicode/utf16"
+
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+var (
+	oidSubjectAltName  = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidDomainComponent = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 25}
+)
+
+// maxDepth bounds the nesting of an otherName or a directoryName.
+const maxDepth = 16
+
+// Texts returns every text by which the certificate may name its subject, except
+// the dNSNames: the attributes of the subject, the domainComponents joined in
+// both orders, and the strings in the other subject alternative names (RFC 5280
+// section 4.2.1.6), otherNames such as a user principal name included. They name
+// nobody; they are there to be forbidden.
+func Texts(c *x509.Certificate) []string {
+	var texts []string
+	var forward, backward string
+	for _, name := range c.Subject.Names {
+		text, ok := name.Value.(string)
+		if !ok {
+			continue
+		}
+		texts = append(texts, text)
+		if name.Type.Equal(oidDomainComponent) {
+			forward, backward = join(forward, text), join(text, backward)
+		}
+	}
+	texts = append(texts, forward, backward)
+	if san, ok := extensionValue(c, oidSubjectAltName); ok {
+		var names cryptobyte.String
+		if san.ReadASN1(&names, cbasn1.SEQUENCE) {
+			texts = collect(names, texts, true, 0)
+		}
+	}
+	return texts
+}
+
+func join(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + "." + b
+}
+
+// collect appends the strings of DER, of GeneralNames at the top. What cannot be
+// read ends it: crypto/x509 refuses such certificates as well.
+func collect(in cryptobyte.String, texts []string, general bool, depth int) []string {
+	for !in.Empty() && depth < maxDepth {
+		var value cryptobyte.String
+		var tag cbasn1.Tag
+		if !in.ReadAnyASN1(&value, &tag) {
+			return texts
+		}
+		switch {
+		case general && tag == cbasn1.Tag(2).ContextSpecific(): // dNSName
+		case general && (tag == cbasn1.Tag(1).ContextSpecific() || tag == cbasn1.Tag(6).ContextSpecific()): // rfc822Name, URI
+			texts = append(texts, string(value))
+		case tag == cbasn1.UTF8String, tag == cbasn1.PrintableString, tag == cbasn1.IA5String, tag == cbasn1.T61String,
+			tag == cbasn1.Tag(18), tag == cbasn1.Tag(26), tag == cbasn1.Tag(27): // NumericString, VisibleString, GeneralString
+			texts = append(texts, string(value))
+		case tag == cbasn1.Tag(30): // BMPString
+			texts = append(texts, bmp(value))
+		case tag&0x20 != 0: // constructed
+			texts = collect(value, texts, false, depth+1)
+		}
+	}
+	return texts
+}
+
+func bmp(b []byte) string {
+	units := make([]uint16, 0, len(b)/2)
+	for i := 0; i+1 < len(b); i += 2 {
+		units = append(units, uint16(b[i])<<8|uint16(b[i+1]))
+	}
+	return string(utf16.Decode(units))
+}
