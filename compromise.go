@@ -4,8 +4,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-
-	"github.com/mtlsguard/mtls/internal/dnsname"
 )
 
 // maxCompromisedKeys bounds what is remembered of one authority.
@@ -32,23 +30,23 @@ type compromisedKeys struct {
 // declaration is the word of one authority about a key.
 type declaration struct {
 	authority string
-	domains   []string // its scope; empty: any name
+	anchor    KeyHash // of the chain in which the revoked certificate was found
 	why       string
 }
 
-// add records a declaration by the authority under which the revoked certificate
-// was found.
-func (c *compromisedKeys) add(key KeyHash, a *authority, why string) {
+// add records the word of the authority of a chain.
+func (c *compromisedKeys) add(key KeyHash, chain candidate, why string) {
+	a, anchor := chain.authority, chain.keys[len(chain.keys)-1]
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if slices.ContainsFunc(c.keys[key], func(d declaration) bool { return d.authority == a.Name }) {
+	if slices.ContainsFunc(c.keys[key], func(d declaration) bool { return d.authority == a.Name && d.anchor == anchor }) {
 		return
 	}
 	if c.keys == nil {
 		c.keys, c.told = map[KeyHash][]declaration{}, map[string]int{}
 	}
 	if c.told[a.Name]++; c.told[a.Name] <= maxCompromisedKeys {
-		c.keys[key] = append(c.keys[key], declaration{a.Name, a.domains, why})
+		c.keys[key] = append(c.keys[key], declaration{a.Name, anchor, why})
 	}
 	c.news.Add(1)
 }
@@ -64,18 +62,15 @@ func (c *compromisedKeys) why(key KeyHash, chain candidate) (string, bool) {
 		return "its authority has too many compromised CA keys", true
 	}
 	for _, d := range c.keys[key] {
-		if !a.roots.has(d.authority) {
+		by := a.roots.find(d.authority, d.anchor)
+		if by == nil {
 			continue
 		}
-		if d.authority == a.Name || !a.keys[key] || len(d.domains) == 0 || slices.ContainsFunc(chain.names, d.speaksFor) {
+		if by == a || !a.keys[key] || len(by.domains) == 0 || slices.ContainsFunc(chain.names, by.mayName) {
 			return d.why, true
 		}
 	}
 	return "", false
-}
-
-func (d declaration) speaksFor(name string) bool {
-	return slices.ContainsFunc(d.domains, func(scope string) bool { return dnsname.InSubtree(name, scope) })
 }
 
 // condemned returns why one of the chain's CA keys counts for nothing, and

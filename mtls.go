@@ -170,11 +170,11 @@ func New(cfg Config) (*Guard, error) {
 	if err := g.assemble(cfg); err != nil {
 		return nil, err
 	}
-	if err := bind(cfg.Roots, cfg.Policy, true); err != nil {
+	if err := bind(cfg.Roots, cfg.Policy, "Config.Policy", true); err != nil {
 		return nil, err
 	}
 	if cfg.Shadow != nil {
-		if err := bind(cfg.Roots, cfg.Shadow, false); err != nil {
+		if err := bind(cfg.Roots, cfg.Shadow, "Config.Shadow", false); err != nil {
 			return nil, err
 		}
 	}
@@ -222,12 +222,12 @@ func checkPolicy(failed *problems, field string, p *Policy, roots *rootsState) {
 // bind makes Replace of either check it against the other, and checks once more
 // what may have been replaced since New looked. A shadow policy, which enforces
 // nothing, is checked against the roots and does not stand in their way.
-func bind(r *Roots, p *Policy, both bool) error {
+func bind(r *Roots, p *Policy, field string, both bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := crossCheck(r.state.Load(), p.state.Load(), "Config.Policy"); err != nil {
+	if err := crossCheck(r.state.Load(), p.state.Load(), field); err != nil {
 		return err
 	}
 	weakly := weak.Make(p)

@@ -260,7 +260,7 @@ func (g *Guard) chainStatus(ctx context.Context, c candidate, settings []strictn
 		switch one.Status {
 		case evidence.Revoked:
 			if !q.Leaf && one.Compromise && wait {
-				g.compromised.add(HashPublicKey(q.Cert), c.authority, detail)
+				g.compromised.add(HashPublicKey(q.Cert), c, detail)
 			}
 			f.status, f.detail, f.leaf = evidence.Revoked, detail, q.Leaf
 			return f

@@ -3,12 +3,8 @@ package mtls
 import (
 	"bytes"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"weak"
@@ -73,8 +69,10 @@ type Authority struct {
 	// Nil: Config's.
 	Revocation *Revocation
 
-	files  []string // to read again on Reload
-	loaded []Anchor // what they held
+	files       []string // to read again on Reload
+	loaded      []Anchor // what they held
+	omitted     []Anchor // of that, what the caller has left out
+	constrained []Anchor // to which the caller has given a Constraint
 }
 
 // Roots is the set of authorities that a Guard trusts. The zero Roots trusts
@@ -93,9 +91,14 @@ type rootsState struct {
 	subjects    map[string][]*x509.Certificate // all anchors, by raw subject
 }
 
-// has reports whether there is an authority of the name.
-func (s *rootsState) has(name string) bool {
-	return slices.ContainsFunc(s.authorities, func(a *authority) bool { return a.Name == name })
+// find returns the authority of the name that has an anchor with the key, or nil.
+func (s *rootsState) find(name string, anchor KeyHash) *authority {
+	for _, a := range s.authorities {
+		if a.Name == name && a.keys[anchor] {
+			return a
+		}
+	}
+	return nil
 }
 
 // authority is the compiled form of an Authority.
@@ -107,40 +110,6 @@ type authority struct {
 	keys    map[KeyHash]bool    // of the anchors
 	revs    *Revocation         // own copy; nil: the Guard's
 	extra   []*x509.Certificate // private anchors that may stand inside a chain
-}
-
-// LoadRoots reads one private authority from files of PEM or DER certificates,
-// named "roots". It is what a service starts with whose CAs may each speak for
-// every client. Where each partner has a CA of its own, give each an Authority
-// with Domains instead (LoadAuthority, NewRoots): otherwise one partner's CA can
-// issue a certificate for another's name, and only the origin is left to stop it.
-func LoadRoots(files ...string) (*Roots, error) {
-	a, err := LoadAuthority(files...)
-	if err != nil {
-		return nil, err
-	}
-	a.Name = "roots"
-	return NewRoots(a)
-}
-
-// LoadAuthority reads the anchors of a private authority from files of PEM or
-// DER certificates, and names it after the first file. Everything else in the
-// result may be set before it is used. Roots.Reload reads the same files again.
-func LoadAuthority(files ...string) (Authority, error) {
-	if len(files) == 0 {
-		return Authority{}, &ConfigError{Field: "LoadAuthority", Problem: "no files"}
-	}
-	anchors, err := loadAnchors(files)
-	if err != nil {
-		return Authority{}, err
-	}
-	base := filepath.Base(files[0])
-	return Authority{
-		Name:    strings.TrimSuffix(base, filepath.Ext(base)),
-		Anchors: anchors,
-		files:   slices.Clone(files),
-		loaded:  slices.Clone(anchors),
-	}, nil
 }
 
 // PublicAuthority returns the authority of the CAs that browsers trust: the
@@ -202,127 +171,11 @@ func (r *Roots) replace(authorities []Authority) error {
 	return nil
 }
 
-// Reload reads the files of the authorities that LoadRoots and LoadAuthority
-// made again, and replaces their anchors, all or nothing. Authorities without
-// files stay as they are. On error the present state stays, as in Replace.
-func (r *Roots) Reload() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	state := r.state.Load()
-	if state == nil {
-		return &ConfigError{Field: "Roots", Problem: "not made by NewRoots or LoadRoots"}
-	}
-	var list []Authority
-	var failed problems
-	for _, a := range state.authorities {
-		next := a.Authority
-		if len(a.files) > 0 {
-			anchors, err := loadAnchors(a.files)
-			if err != nil {
-				failed = append(failed, err)
-				continue
-			}
-			next.Anchors = next.reloaded(anchors)
-			next.loaded = anchors
-		}
-		list = append(list, next)
-	}
-	if err := failed.err(); err != nil {
-		r.lastErr.Store(&err)
-		return err
-	}
-	return r.replace(list)
-}
-
-// reloaded puts what the files hold now in the place of what they held, and keeps
-// what the caller has made of it: anchors added or left out, and constraints.
-func (a *Authority) reloaded(now []Anchor) []Anchor {
-	find := func(list []Anchor, c *x509.Certificate) int {
-		return slices.IndexFunc(list, func(x Anchor) bool { return x.Certificate.Equal(c) })
-	}
-	var list []Anchor
-	for _, anchor := range a.Anchors {
-		if find(a.loaded, anchor.Certificate) < 0 || find(now, anchor.Certificate) >= 0 {
-			list = append(list, anchor)
-		}
-	}
-	for _, anchor := range now {
-		if find(a.loaded, anchor.Certificate) < 0 && find(list, anchor.Certificate) < 0 {
-			list = append(list, anchor)
-		}
-	}
-	return list
-}
-
 func (r *Roots) err() error {
 	if e := r.lastErr.Load(); e != nil {
 		return *e
 	}
 	return nil
-}
-
-// loadAnchors reads every certificate of every file. A file that cannot be read
-// in full, holds no certificate or holds anything else in PEM is an error: a
-// swallowed one here is how CVE-2026-27586 turned a missing CA file into trust
-// in the whole web.
-func loadAnchors(files []string) ([]Anchor, error) {
-	var anchors []Anchor
-	var failed problems
-	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			failed = append(failed, &ConfigError{Field: "CA file", Value: file, Problem: "cannot be read", Err: err})
-			continue
-		}
-		certs, err := parseCertificates(data)
-		if err != nil {
-			failed = append(failed, &ConfigError{Field: "CA file", Value: file, Problem: "not a list of certificates", Err: err})
-			continue
-		}
-		for _, c := range certs {
-			anchors = append(anchors, Anchor{Certificate: c})
-		}
-	}
-	return anchors, failed.err()
-}
-
-func parseCertificates(data []byte) ([]*x509.Certificate, error) {
-	if !bytes.Contains(data, []byte("-----")) {
-		certs, err := x509.ParseCertificates(data)
-		if err == nil && len(certs) == 0 {
-			err = fmt.Errorf("it is empty")
-		}
-		return certs, err
-	}
-	var certs []*x509.Certificate
-	for {
-		block, rest := pem.Decode(data)
-		if block == nil {
-			// pem.Decode skips what it cannot read, so a damaged block would
-			// vanish without a word.
-			if bytes.Contains(rest, []byte("-----")) {
-				return nil, fmt.Errorf("damaged PEM after %d certificates", len(certs))
-			}
-			break
-		}
-		// Comments between blocks are usual; what looks like a part of a block is not.
-		if skipped := data[:len(data)-len(rest)]; bytes.Count(skipped, []byte("-----")) != 4 {
-			return nil, fmt.Errorf("damaged PEM after %d certificates", len(certs))
-		}
-		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("a PEM block %q among the certificates", block.Type)
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d: %w", len(certs)+1, err)
-		}
-		certs = append(certs, c)
-		data = rest
-	}
-	if len(certs) == 0 {
-		return nil, fmt.Errorf("it holds no certificate")
-	}
-	return certs, nil
 }
 
 func compileRoots(list []Authority) (*rootsState, error) {

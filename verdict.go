@@ -216,7 +216,7 @@ func (g *Guard) judge(ctx context.Context, v *verdict, c *connInfo, staple []byt
 	}
 	d.add(Step{Name: stepLimits, Outcome: OutcomePass})
 
-	all, r := p.chains(v.roots, d.Time, v.policy.deniesIssuers)
+	all, r := p.chains(v.roots, d.Time, v.policy.deniesIssuers || v.shadow != nil && v.shadow.deniesIssuers)
 	if r != nil {
 		d.refuse(r.reason, Step{Name: stepChain, Detail: r.detail})
 		return

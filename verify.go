@@ -136,24 +136,20 @@ type candidate struct {
 // authorities there are.
 func (p *presented) connect(roots *rootsState) {
 	rest := slices.Clone(p.certs[1:])
-	for found := true; found; {
-		found = false
+	take := func(issuers func(*x509.Certificate) []*x509.Certificate) {
 		for i, c := range rest {
-			if c != nil && c.IsCA && p.issued(c, roots) {
+			if c != nil && c.IsCA && slices.ContainsFunc(issuers(c), func(issuer *x509.Certificate) bool {
+				return bytes.Equal(issuer.RawSubject, c.RawIssuer) && c.CheckSignatureFrom(issuer) == nil
+			}) {
 				p.cas = append(p.cas, c)
-				rest[i], found = nil, true
+				rest[i] = nil
 			}
 		}
 	}
-}
-
-// issued reports whether an anchor, or a certificate that is known to lead to
-// one, has issued the certificate.
-func (p *presented) issued(c *x509.Certificate, roots *rootsState) bool {
-	signed := func(issuer *x509.Certificate) bool {
-		return bytes.Equal(issuer.RawSubject, c.RawIssuer) && c.CheckSignatureFrom(issuer) == nil
+	take(func(c *x509.Certificate) []*x509.Certificate { return roots.subjects[string(c.RawIssuer)] })
+	for i := 0; i < len(p.cas); i++ { // p.cas grows
+		take(func(*x509.Certificate) []*x509.Certificate { return p.cas[i : i+1] })
 	}
-	return slices.ContainsFunc(roots.subjects[string(c.RawIssuer)], signed) || slices.ContainsFunc(p.cas, signed)
 }
 
 // chains builds every chain that the certificates allow, per authority. If none

@@ -77,6 +77,36 @@ func TestBundledIntermediateIsJudgedByItsRoot(t *testing.T) {
 	}
 }
 
+// The root's word counts for a certificate without names as well, which no Domains
+// cover.
+func TestBundledIntermediateOfNamelessClient(t *testing.T) {
+	t.Parallel()
+	env := mtlstest.NewEnv(t)
+	sub := env.CA.Intermediate(mtlstest.CAOptions{})
+	env.Revocation.Serve(sub)
+	a, err := mtls.LoadAuthority(sub.PEMFile(), env.CA.PEMFile())
+	require.NoError(t, err)
+	a.Domains = []string{"a.example"}
+	leaf := sub.Issue(mtlstest.Leaf{}).Leaf()
+	cfg := env.Config(mtls.Rule{Name: "r", PublicKeys: []mtls.KeyHash{mtls.HashPublicKey(leaf)}, Origin: mtls.NoOrigin()})
+	cfg.Roots = pcRoots(t, a)
+	require.Equal(t, "r r", pcSay(pcDecide(t, mtlstest.NewGuard(t, cfg), leaf)))
+	env.Revocation.RevokeCA(sub, 1)
+	require.Equal(t, "revoked r", pcSay(pcDecide(t, mtlstest.NewGuard(t, cfg), leaf)))
+}
+
+// A handshake that decides alone, because no request phase follows, chooses no
+// laxer setting than a request.
+func TestHandshakeAloneTakesTheStricterSetting(t *testing.T) {
+	t.Parallel()
+	x := pcNewCross(t)
+	for _, chain := range x.both() {
+		cs := tls.ConnectionState{PeerCertificates: chain}
+		require.Error(t, x.guard(t, x.a, x.b).VerifyConnection(cs), "a asks for evidence, of which there is none")
+		require.NoError(t, x.guard(t, x.b).VerifyConnection(cs))
+	}
+}
+
 // CA certificates that lead to no anchor cost no signature checks but the one
 // that finds that out, however many authorities there are (CVE-2023-29409). Work
 // is counted in allocations, of which a signature check has a dozen.

@@ -45,6 +45,8 @@ func TestWhatEndsInACallbackHasEnded(t *testing.T) {
 				t.Parallel()
 				env := mtlstest.NewEnv(t)
 				cfg := env.Config(mtls.Rule{Name: "acme", Domains: []string{"acme.example"}, Origin: mtls.NoOrigin()})
+				seen := &observer{}
+				cfg.Observe = seen.observe
 				called := 0
 				once := func() (err error) {
 					if called++; called == 1 {
@@ -69,6 +71,9 @@ func TestWhatEndsInACallbackHasEnded(t *testing.T) {
 				require.False(t, d.Admitted)
 				require.Equal(t, c.want, d.Reason, d.Detail())
 				require.NotZero(t, called)
+				if callback == "Accounts" {
+					require.Equal(t, 1, seen.count(), "nobody is told of an admission that never held")
+				}
 			})
 		}
 	}
@@ -147,46 +152,39 @@ func TestReplacementsAtTheSameTimeFitEachOther(t *testing.T) {
 	}
 }
 
-// Guards that share roots and policies in any combination do not lock each other
+// Guards that share roots and policies, bound in any order, do not lock each other
 // out while everything is replaced.
 func TestReplacementsOfSharedStateEnd(t *testing.T) {
 	t.Parallel()
 	ca := mtlstest.NewCA(t, mtlstest.CAOptions{})
 	rule := mtls.Rule{Name: "r", Domains: []string{"x.example"}}
-	for range 20 {
-		roots := []*mtls.Roots{pcRoots(t, ca.Authority("a")), pcRoots(t, ca.Authority("a"))}
-		var policies []*mtls.Policy
-		for range 2 {
-			p, err := mtls.NewPolicy(rule)
-			require.NoError(t, err)
-			policies = append(policies, p)
-		}
-		var wg sync.WaitGroup
-		var failed atomic.Int64
-		do := func(f func() error) {
-			wg.Go(func() {
-				for range 20 {
-					if f() != nil {
-						failed.Add(1)
-					}
+	roots := []*mtls.Roots{pcRoots(t, ca.Authority("a")), pcRoots(t, ca.Authority("a"))}
+	var wg sync.WaitGroup
+	var failed atomic.Int64
+	do := func(times int, f func() error) {
+		wg.Go(func() {
+			for range times {
+				if f() != nil {
+					failed.Add(1)
 				}
-			})
-		}
-		for i := range 2 {
-			do(func() error { return roots[i].Replace(ca.Authority("a")) })
-			do(func() error { return policies[i].Replace(rule) })
-			do(func() error {
-				_, err := mtls.New(mtls.Config{Roots: roots[i], Policy: policies[1-i], Shadow: policies[i]})
-				return err
-			})
-			do(func() error {
-				_, err := mtls.New(mtls.Config{Roots: roots[i], Policy: policies[i]})
-				return err
-			})
-		}
-		wg.Wait()
-		require.Zero(t, failed.Load())
+			}
+		})
 	}
+	for i := range 2 {
+		policy, err := mtls.NewPolicy(rule)
+		require.NoError(t, err)
+		bind := func(r *mtls.Roots) error {
+			_, err := mtls.New(mtls.Config{Roots: r, Policy: policy, Shadow: policy})
+			return err
+		}
+		require.NoError(t, bind(roots[i]))
+		require.NoError(t, bind(roots[1-i]))
+		do(3000, func() error { return policy.Replace(rule) })
+		do(300, func() error { return roots[i].Replace(ca.Authority("a")) })
+		do(30, func() error { return bind(roots[i]) })
+	}
+	wg.Wait()
+	require.Zero(t, failed.Load())
 }
 
 // The policy of a Guard that is gone does not stand in the way of the roots.
@@ -227,7 +225,9 @@ func TestReloadKeepsWhatTheCallerMadeOfTheAnchors(t *testing.T) {
 	a, err := mtls.LoadAuthority(file)
 	require.NoError(t, err)
 	a.Anchors[constrained].Constraint = func([]*x509.Certificate) error { return errors.New("distrusted") }
-	a.Anchors = append(slices.Delete(a.Anchors, leftOut, leftOut+1), mtls.Anchor{Certificate: cas[added].Certificate()})
+	a.Anchors = append(slices.Delete(a.Anchors, leftOut, leftOut+1), mtls.Anchor{
+		Certificate: cas[added].Certificate(), Constraint: func([]*x509.Certificate) error { return nil },
+	})
 	roots := pcRoots(t, a)
 	g := mtlstest.NewGuard(t, pcConfig(t, roots, mtls.Rule{Name: "r", Domains: []string{"a.example"}}))
 	admitted := func() (list []int) {
@@ -254,6 +254,26 @@ func TestReloadKeepsWhatTheCallerMadeOfTheAnchors(t *testing.T) {
 	require.NotContains(t, admitted(), constrained)
 	require.NotContains(t, admitted(), stays)
 	require.Contains(t, admitted(), dropped, "it has come again")
+}
+
+// A constraint outlives its CA's absence from the file, and a new certificate of
+// the same CA.
+func TestReloadKeepsAConstraint(t *testing.T) {
+	t.Parallel()
+	options := mtlstest.CAOptions{CommonName: "root", Key: pcKey(t)}
+	ca, again, other := mtlstest.NewCA(t, options), mtlstest.NewCA(t, options), mtlstest.NewCA(t, mtlstest.CAOptions{})
+	leaf := ca.Issue(pcNames("a.example")).Leaf()
+	file := ca.PEMFile()
+	a, err := mtls.LoadAuthority(file)
+	require.NoError(t, err)
+	a.Anchors[0].Constraint = func([]*x509.Certificate) error { return errors.New("distrusted") }
+	roots := pcRoots(t, a)
+	g := mtlstest.NewGuard(t, pcConfig(t, roots, mtls.Rule{Name: "r", Domains: []string{"a.example"}}))
+	for _, held := range []*mtlstest.CA{other, ca, again, other, again} {
+		require.NoError(t, os.WriteFile(file, pcPEM("CERTIFICATE", held.Certificate().Raw), 0o600))
+		require.NoError(t, roots.Reload())
+		require.False(t, pcDecide(t, g, leaf).Admitted)
+	}
 }
 
 type wkPanics struct{ slog.Handler }

@@ -137,4 +137,11 @@ func TestNamesThatAreComparedAreFew(t *testing.T) {
 	require.NoError(t, list.Covers(issue(t, ca, many(64))))
 	require.ErrorIs(t, list.Covers(issue(t, ca, many(65))), crl.ErrScope)
 	require.NoError(t, partition(t, ca).Covers(issue(t, ca, many(65))), "nothing is compared")
+
+	directory := tlv(0xa4, ca.Certificate.RawSubject)
+	mixed := append(uris(64, common), directory)
+	l = sound(ca)
+	l.extensions = append(l.extensions, idp(fullName(mixed...)))
+	_, err = crl.ParseAndVerify(l.sign(t, ca.Key), ca.Certificate)
+	require.ErrorIs(t, err, crl.ErrUnusable, "directory names count as well")
 }

@@ -180,7 +180,7 @@ func (e *Engine) load(s *slot, q Query) {
 	}
 	var h *held
 	if int64(len(data)) > s.kind.limit() {
-		err = errors.New("it is too large")
+		err = errors.New("larger than its kind may be")
 	} else {
 		h, err = e.verify(s, q, data)
 	}

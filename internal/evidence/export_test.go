@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"crypto/sha256"
 	"strconv"
 	"time"
 
@@ -14,9 +15,11 @@ func RefreshAt(this, next, taken time.Time, key string, maxAge time.Duration) ti
 }
 
 // CRLKey, OCSPKey and StapleKey are the keys of slots and of a Store.
-func CRLKey(q Query, urls ...string) string  { return slotKey(kindCRL, q, urls) }
-func OCSPKey(q Query, urls ...string) string { return slotKey(kindOCSP, q, urls) }
-func StapleKey(q Query) string               { return slotKey(kindStaple, q, nil) }
+func CRLKey(q Query, urls ...string) string  { return slotKey(kindCRL, issuer(q), q, urls) }
+func OCSPKey(q Query, urls ...string) string { return slotKey(kindOCSP, issuer(q), q, urls) }
+func StapleKey(q Query) string               { return slotKey(kindStaple, issuer(q), q, nil) }
+
+func issuer(q Query) [32]byte { return sha256.Sum256(q.Issuer.Raw) }
 
 // Quotas of one owner, and of all.
 const (
@@ -36,10 +39,13 @@ func (e *Engine) Slots() int {
 	return n
 }
 
+// Owners is how many owners there are.
+func (e *Engine) Owners() int { return e.owners.Len() }
+
 // Crowd makes as many slots as an owner has room for, of other sources.
 func (e *Engine) Crowd(q Query) {
 	for i := range maxSlots {
-		e.owner(q.Owner, true).slot(kindCRL, q, []string{strconv.Itoa(i)}, true)
+		e.owner(q.Owner, true).slot(kindCRL, issuer(q), q, []string{strconv.Itoa(i)}, true)
 	}
 }
 

@@ -77,11 +77,11 @@ func (o *owner) evict() {
 
 // slot returns the slot of a source, or nil where there is none and create is
 // not set.
-func (o *owner) slot(k kind, q Query, urls []string, create bool) *slot {
+func (o *owner) slot(k kind, issuer [32]byte, q Query, urls []string, create bool) *slot {
 	if o == nil {
 		return nil
 	}
-	key := slotKey(k, q, urls)
+	key := slotKey(k, issuer, q, urls)
 	if !create {
 		s, _ := o.slots.Peek(key)
 		return s

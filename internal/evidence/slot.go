@@ -146,7 +146,11 @@ func (s *slot) size() int {
 // slotKey has every part length-prefixed, so that no two sources share a key
 // whatever their URLs contain (Traefik's CVE-2026-71326 was such a collision).
 // It is a file name as well: the key under which a Store keeps the bytes.
-func slotKey(k kind, q Query, urls []string) string {
+//
+// issuer is the hash of the issuer's whole certificate. Of two for one name and
+// key, which anybody can make of a CA's, one may lack the right to sign lists or
+// have another key identifier, and every list of the CA would fail under it.
+func slotKey(k kind, issuer [32]byte, q Query, urls []string) string {
 	h := sha256.New()
 	part := func(b []byte) {
 		var n [8]byte
@@ -154,10 +158,6 @@ func slotKey(k kind, q Query, urls []string) string {
 		h.Write(n[:])
 		h.Write(b)
 	}
-	// The whole certificate: of two for one name and key, which anybody can make
-	// of a CA's, one may lack the right to sign lists or have another key
-	// identifier, and every list of the CA would fail under it.
-	issuer := sha256.Sum256(q.Issuer.Raw)
 	part(issuer[:])
 	if k == kindCRL {
 		// A list may cover only one of the two, and be of use to that one.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -135,7 +137,7 @@ func TestStoredBytesAboveTheLimitAreIgnored(t *testing.T) {
 	m.data = map[string][]byte{evidence.OCSPKey(q, ocspURL): make([]byte, 64<<10+1)}
 	w.restart(m)
 	require.Equal(t, evidence.Unknown, w.check(q).Status)
-	require.Contains(t, w.logged(), "too large")
+	require.Contains(t, w.logged(), "larger than its kind may be")
 }
 
 // A point with thousands of URLs is no way to make us ask them all, and what is
@@ -151,6 +153,19 @@ func TestManyURLsOfOnePoint(t *testing.T) {
 		require.Equal(t, asked, w.count("u"))
 		require.Equal(t, asked == 0, f.Missing)
 		require.Less(t, len(f.Detail), 3000)
+	}
+}
+
+// Nor are thousands of points without a URL.
+func TestManyPointsWithoutAURL(t *testing.T) {
+	for n, want := range map[int]evidence.Status{15: evidence.Good, 16: evidence.Unknown} {
+		w := newWorld(t)
+		w.only(nil, nil)
+		w.goodCRL()
+		nowhere := rawSequence(tagged(0, true, tagged(0, true, tagged(2, false, []byte("x")))))
+		parts := append(slices.Repeat([]asn1.RawValue{nowhere}, n), point(crlURL))
+		f := w.check(w.query(w.issue(testpki.Options{Extra: extra(points(t, parts...))}).Certificate))
+		require.Equal(t, want, f.Status, f.Detail)
 	}
 }
 
@@ -201,6 +216,7 @@ func TestRefreshScheduleOfMaxAge(t *testing.T) {
 		{"half of it", 2 * time.Hour, 0, time.Hour},
 		{"later than the list's own", 3 * day, 0, 6 * time.Hour},
 		{"half of what is left of it", 2 * time.Hour, 90 * time.Minute, 15 * time.Minute},
+		{"seconds", 10 * time.Second, 0, 5 * time.Second},
 		{"nothing is left of it", 2 * time.Hour, 3 * time.Hour, time.Minute},
 	} {
 		t.Run(c.name, func(t *testing.T) {

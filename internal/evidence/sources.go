@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"fmt"
@@ -26,9 +27,9 @@ type sources struct {
 // where create is set.
 func (e *Engine) sources(q Query, create bool) sources {
 	src := sources{peek: !create}
-	o := e.owner(q.Owner, create)
+	o, issuer := e.owner(q.Owner, create), sha256.Sum256(q.Issuer.Raw)
 	if q.Leaf && !q.crlOnly {
-		src.staple = o.slot(kindStaple, q, nil, create)
+		src.staple = o.slot(kindStaple, issuer, q, nil, create)
 	}
 	points, err := x509ext.DistributionPoints(q.Cert)
 	if err != nil {
@@ -51,7 +52,7 @@ func (e *Engine) sources(q Query, create bool) sources {
 			src.unusable = append(src.unusable, "a CRL distribution point without an http URL")
 		default:
 			src.askable = true
-			if s := o.slot(kindCRL, q, urls, create); s != nil {
+			if s := o.slot(kindCRL, issuer, q, urls, create); s != nil {
 				src.slots = append(src.slots, s)
 			}
 		}
@@ -65,7 +66,7 @@ func (e *Engine) sources(q Query, create bool) sources {
 			continue
 		}
 		src.askable = true
-		if s := o.slot(kindOCSP, q, []string{url}, create); s != nil {
+		if s := o.slot(kindOCSP, issuer, q, []string{url}, create); s != nil {
 			src.slots = append(src.slots, s)
 		}
 	}

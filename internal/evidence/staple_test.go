@@ -106,6 +106,19 @@ func TestOlderStapleDoesNotReplaceANewerOne(t *testing.T) {
 	}
 }
 
+// One that has lapsed is no answer, however new.
+func TestLapsedStapleDoesNotReplaceARevocation(t *testing.T) {
+	w := newWorld(t)
+	w.goodCRL()
+	q := w.leaf()
+	q.Staple = w.ocsp(q, xocsp.Revoked, func(o *testpki.OCSPOptions) { o.ThisUpdate = w.now().Add(-time.Hour) })
+	require.Equal(t, evidence.Revoked, w.check(q).Status)
+	q.Staple = w.ocsp(q, xocsp.Good, func(o *testpki.OCSPOptions) {
+		o.ThisUpdate, o.NextUpdate = w.now().Add(-time.Minute), w.now().Add(-time.Second)
+	})
+	require.Equal(t, evidence.Revoked, w.check(q).Status)
+}
+
 func TestStaplesThatAreIgnored(t *testing.T) {
 	for _, c := range []struct {
 		name   string

@@ -337,6 +337,18 @@ func TestDelegatedResponder(t *testing.T) {
 	}
 }
 
+// The responder's certificate is of the same owner as the one it answers for.
+func TestResponderIsOfTheSameOwner(t *testing.T) {
+	w := newWorld(t)
+	w.only(nil, []string{ocspURL})
+	q := w.leaf()
+	q.Owner = [32]byte{1}
+	w.responder(testpki.Options{}, q)
+	w.on("responder-crl.test", says(w.crl(nil)))
+	require.Equal(t, evidence.Good, w.check(q).Status)
+	require.Equal(t, 1, w.engine.Owners())
+}
+
 // The CRL of a responder lapses before the response does, and its certificate
 // may expire before that.
 func TestResponseLapsesWithItsResponder(t *testing.T) {
