@@ -1,6 +1,7 @@
 package mtls_test
 
 import (
+	"crypto/x509"
 	"net"
 	"testing"
 
@@ -69,4 +70,23 @@ func TestKeyFoundCompromisedEndsVerdicts(t *testing.T) {
 	x.client = x.viaA.Issue(pcNames("acme.example"))
 	require.Equal(t, "revoked r", pcSay(pcDecide(t, g, x.chain(x.viaA)...)))
 	require.Equal(t, "revoked r", pcSay(pcDecide(t, g, first...)), "the first client's verdict has ended")
+}
+
+// TestOneAnchorInTwoAuthorities: the stricter setting holds for a CA that is an
+// anchor of both, although the client's certificate fits only the other.
+func TestOneAnchorInTwoAuthorities(t *testing.T) {
+	t.Parallel()
+	env := mtlstest.NewEnv(t)
+	strict, public := env.CA.Authority("strict"), env.CA.Authority("public")
+	strict.Domains = []string{"acme.example"}
+	public.Public, public.Purpose, public.Revocation = true, mtls.ClientOrServerAuth, mtls.NoRevocation()
+	cfg := env.Config(mtls.Rule{Name: "r", Domains: []string{"acme.example"}, Origin: mtls.NoOrigin()})
+	cfg.Roots = pcRoots(t, public, strict)
+	g := mtlstest.NewGuard(t, cfg)
+	leaf := mtlstest.Leaf{Names: []string{"acme.example"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	require.Equal(t, "r r acme.example", pcSay(pcDecide(t, g, env.CA.Issue(leaf).Leaf())))
+	revoked := env.CA.Issue(leaf)
+	env.Revocation.Revoke(revoked, 1)
+	require.NoError(t, g.Refresh(t.Context()))
+	require.Equal(t, "revoked r", pcSay(pcDecide(t, g, revoked.Leaf())))
 }

@@ -139,7 +139,7 @@ func (g *guard) dial(ctx context.Context, network, address string) (net.Conn, er
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	// net/http detaches a dial from its request, so that the connection may serve another one. Ours serves none: it ends with its fetch, or else a
-	// slow server would hold sockets that no Limiter counts any longer.
+	// slow server would hold sockets that nobody counts any longer.
 	fetch, ok := ctx.Value(fetchContext{}).(context.Context)
 	if !ok {
 		return nil, errors.New("a dial without a fetch")
