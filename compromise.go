@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 )
 
-// maxCompromisedKeys bounds what is remembered of one authority.
+// maxCompromisedKeys bounds what is remembered of one anchor.
 const maxCompromisedKeys = 16384
 
 // compromisedKeys is the set of CA keys that are known to be in other hands,
@@ -24,7 +24,7 @@ type compromisedKeys struct {
 
 	mu   sync.RWMutex
 	keys map[KeyHash][]declaration
-	told map[string]int // keys declared, by authority
+	told map[KeyHash]int // keys declared, by anchor
 }
 
 // declaration is the word of one authority about a key.
@@ -43,23 +43,23 @@ func (c *compromisedKeys) add(key KeyHash, chain candidate, why string) {
 		return
 	}
 	if c.keys == nil {
-		c.keys, c.told = map[KeyHash][]declaration{}, map[string]int{}
+		c.keys, c.told = map[KeyHash][]declaration{}, map[KeyHash]int{}
 	}
-	if c.told[a.Name]++; c.told[a.Name] <= maxCompromisedKeys {
+	if c.told[anchor]++; c.told[anchor] <= maxCompromisedKeys {
 		c.keys[key] = append(c.keys[key], declaration{a.Name, anchor, why})
 	}
 	c.news.Add(1)
 }
 
 // why returns why a key counts for nothing in a chain, and whether it does. An
-// authority that has declared more than can be remembered vouches for nobody any
-// more.
+// anchor under which more was declared than can be remembered vouches for nobody
+// any more.
 func (c *compromisedKeys) why(key KeyHash, chain candidate) (string, bool) {
 	a := chain.authority
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	if c.told[a.Name] > maxCompromisedKeys {
-		return "its authority has too many compromised CA keys", true
+	if c.told[chain.keys[len(chain.keys)-1]] > maxCompromisedKeys {
+		return "its anchor has too many compromised CA keys", true
 	}
 	for _, d := range c.keys[key] {
 		by := a.roots.find(d.authority, d.anchor)

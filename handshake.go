@@ -56,12 +56,12 @@ func (g *Guard) examine(d *Decision, raw [][]byte, staple []byte) {
 		return
 	}
 	roots, policy, now := g.roots.state.Load(), g.policy.state.Load(), g.now()
-	all, r := p.chains(roots, now, policy.deniesIssuers)
+	all, r := p.chains(roots, now)
 	if r != nil {
 		d.refuse(r.reason, Step{Name: stepChain, Detail: r.detail})
 		return
 	}
-	m := policy.match(p.subject(all, policy.deniesDomains), now)
+	m := policy.match(p.subject(roots, all, policy), now)
 	// Anybody can copy a certificate of a public authority from a CT log: the
 	// alert must not tell whether the policy lists it.
 	public := slices.ContainsFunc(all, func(c candidate) bool { return c.authority.Public })

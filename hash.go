@@ -12,7 +12,9 @@ import (
 
 // A CertificateHash is the SHA-256 of a certificate's DER: what browsers and
 // `openssl x509 -fingerprint -sha256` show. A renewed certificate has another
-// one. The zero CertificateHash matches nothing.
+// one. It stands for the certificate bit for bit, but for one freedom that ECDSA
+// gives to everybody: the signature (r, s) may be written as (r, n-s). The zero
+// CertificateHash matches nothing.
 type CertificateHash [sha256.Size]byte
 
 // HashCertificate returns the hash of the certificate.

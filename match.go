@@ -11,10 +11,19 @@ import (
 // subject is what a policy looks at: a certificate, reduced to what rules name.
 type subject struct {
 	hash  CertificateHash
+	twin  CertificateHash // of the other encoding of an ECDSA signature; the hash itself where there is none
 	key   KeyHash
 	names []string // canonical dNSNames
+	more  bool     // there are names of other kinds beyond those in other
 	other []string // canonical names of other kinds (common name, hosts of URIs and e-mail addresses): for deny rules only
 	views []chainView
+}
+
+// isOne reports whether the certificate is among those listed. Its bearer can
+// change the encoding of an ECDSA signature, and must neither escape a deny rule
+// nor fall through to another rule by it.
+func (s *subject) isOne(list []CertificateHash) bool {
+	return slices.Contains(list, s.hash) || slices.Contains(list, s.twin)
 }
 
 // chainView is what a policy looks at in a chain.
@@ -22,7 +31,7 @@ type chainView struct {
 	authority string
 	public    bool
 	keys      []KeyHash // of the CAs, the anchor included
-	usable    bool      // false: seen, but out of the authority's scope; for deny rules only
+	usable    bool      // false: no way to an admission; for deny rules only
 }
 
 // match is what a policy says of a subject.
@@ -37,7 +46,14 @@ type match struct {
 // with a rule that has Deny, it is denied.
 func (p *policyState) match(s *subject, now time.Time) match {
 	var until time.Time
-	for _, r := range p.deny.candidates(s, true) {
+	deny := p.deny.candidates(s, true)
+	if s.more {
+		deny = p.rules
+	}
+	for _, r := range deny {
+		if !r.Deny {
+			continue
+		}
 		if r.denies(s) {
 			if r.inTime(now, &until) {
 				return match{rule: r, until: until}
@@ -59,6 +75,7 @@ func (p *policyState) match(s *subject, now time.Time) match {
 func (x *ruleIndex) candidates(s *subject, broad bool) []*rule {
 	var list []*rule
 	list = append(list, x.certificates[s.hash]...)
+	list = append(list, x.certificates[s.twin]...)
 	list = append(list, x.publicKeys[s.key]...)
 	names := s.names
 	if broad {
@@ -90,7 +107,7 @@ func (x *ruleIndex) candidates(s *subject, broad bool) []*rule {
 
 // allows reports whether the rule matches, its time left aside.
 func (r *rule) allows(s *subject) (match, bool) {
-	if len(r.Certificates) > 0 && !slices.Contains(r.Certificates, s.hash) ||
+	if len(r.Certificates) > 0 && !s.isOne(r.Certificates) ||
 		len(r.PublicKeys) > 0 && !slices.Contains(r.PublicKeys, s.key) {
 		return match{}, false
 	}
@@ -129,11 +146,11 @@ func (r *rule) held(names []string) string {
 // denies reports whether the deny rule matches, its time left aside. Any name,
 // any overlapping wildcard and any chain will do.
 func (r *rule) denies(s *subject) bool {
-	if len(r.Certificates) > 0 && !slices.Contains(r.Certificates, s.hash) ||
+	if len(r.Certificates) > 0 && !s.isOne(r.Certificates) ||
 		len(r.PublicKeys) > 0 && !slices.Contains(r.PublicKeys, s.key) {
 		return false
 	}
-	if len(r.domains) > 0 && !slices.ContainsFunc(slices.Concat(s.names, s.other), func(n string) bool {
+	if len(r.domains) > 0 && !s.more && !slices.ContainsFunc(slices.Concat(s.names, s.other), func(n string) bool {
 		return slices.ContainsFunc(r.domains, func(d string) bool { return dnsname.Overlap(n, d) })
 	}) {
 		return false

@@ -170,13 +170,13 @@ func New(cfg Config) (*Guard, error) {
 	if err := g.assemble(cfg); err != nil {
 		return nil, err
 	}
-	if err := bind(cfg.Roots, cfg.Policy, "Config.Policy", true); err != nil {
-		return nil, err
-	}
 	if cfg.Shadow != nil {
 		if err := bind(cfg.Roots, cfg.Shadow, "Config.Shadow", false); err != nil {
 			return nil, err
 		}
+	}
+	if err := bind(cfg.Roots, cfg.Policy, "Config.Policy", true); err != nil {
+		return nil, err
 	}
 	return g, nil
 }
@@ -235,9 +235,10 @@ func bind(r *Roots, p *Policy, field string, both bool) error {
 	if both && !slices.Contains(r.bound, weakly) {
 		r.bound = append(r.bound, weakly)
 	}
-	if !slices.Contains(p.bound, r) {
-		p.bound = append(slices.Clone(p.bound), r)
-		slices.SortFunc(p.bound, func(a, b *Roots) int { return strings.Compare(a.order, b.order) })
+	if b := (boundRoots{r.order, weak.Make(r)}); !slices.Contains(p.bound, b) {
+		live := slices.DeleteFunc(slices.Clone(p.bound), func(b boundRoots) bool { return b.roots.Value() == nil })
+		p.bound = append(live, b)
+		slices.SortFunc(p.bound, func(a, b boundRoots) int { return strings.Compare(a.order, b.order) })
 	}
 	return nil
 }

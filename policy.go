@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/mtlsguard/mtls/internal/dnsname"
 )
@@ -62,7 +63,13 @@ type Policy struct {
 	mu      sync.Mutex // orders Replace; taken after the mu of any Roots
 	state   atomic.Pointer[policyState]
 	lastErr atomic.Pointer[error]
-	bound   []*Roots // roots that the rules are checked against, by their order
+	bound   []boundRoots // that the rules are checked against, by their order
+}
+
+// boundRoots are the Roots of a Guard, as long as it lives.
+type boundRoots struct {
+	order string
+	roots weak.Pointer[Roots]
 }
 
 // NewPolicy returns a policy of the given rules, of which there must be at least
@@ -93,7 +100,11 @@ func (p *Policy) Replace(rules ...Rule) error {
 	unlock := p.lock()
 	defer unlock()
 	if err == nil {
-		for _, r := range p.bound {
+		for _, bound := range p.bound {
+			r := bound.roots.Value()
+			if r == nil {
+				continue // of a Guard that is gone
+			}
 			if err = crossCheck(r.state.Load(), state, "Policy"); err != nil {
 				break
 			}
@@ -112,10 +123,14 @@ func (p *Policy) Replace(rules ...Rule) error {
 func (p *Policy) lock() (unlock func()) {
 	for {
 		p.mu.Lock()
-		roots := slices.Clone(p.bound)
+		bound := p.bound
 		p.mu.Unlock()
-		for _, r := range roots {
-			r.mu.Lock()
+		var roots []*Roots
+		for _, b := range bound {
+			if r := b.roots.Value(); r != nil {
+				r.mu.Lock()
+				roots = append(roots, r)
+			}
 		}
 		p.mu.Lock()
 		unlock = func() {
@@ -124,7 +139,7 @@ func (p *Policy) lock() (unlock func()) {
 				r.mu.Unlock()
 			}
 		}
-		if slices.Equal(roots, p.bound) {
+		if slices.Equal(bound, p.bound) {
 			return unlock
 		}
 		unlock() // another Guard came in between

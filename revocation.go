@@ -179,7 +179,7 @@ func (g *Guard) reach(roots *rootsState, p *presented, all []candidate, now time
 }
 
 // everyPurpose lists the purposes one by one. "Any" is another thing, and is
-// asked for nowhere.
+// never asked.
 func everyPurpose() []x509.ExtKeyUsage {
 	var list []x509.ExtKeyUsage
 	for u := x509.ExtKeyUsageServerAuth; u <= x509.ExtKeyUsageMicrosoftKernelCodeSigning; u++ {
@@ -197,6 +197,7 @@ type revocationFinding struct {
 	proofs  []Proof
 	expires time.Time
 	deps    []evidence.Dep
+	known   []evidence.CertKey // of the certificates that were looked at
 	retry   time.Duration
 	leaf    bool // the revoked certificate is the client's own
 }
@@ -251,6 +252,7 @@ func (g *Guard) chainStatus(ctx context.Context, c candidate, settings []strictn
 			f.proofs = append(f.proofs, Proof(p))
 		}
 		f.deps = append(f.deps, one.Deps...)
+		f.known = append(f.known, evidence.KeyOf(q.Cert, q.Issuer))
 		f.retry = max(f.retry, one.RetryAfter)
 		earliest(&f.expires, one.Expires)
 		detail := one.Detail

@@ -30,16 +30,22 @@ type verdict struct {
 	roots    *rootsState
 	policy   *policyState
 	shadow   *policyState
-	chain    candidate      // that was chosen
-	news     *atomic.Uint64 // of compromised keys, as far as they have been looked at
+	chain    candidate // that was chosen
+	known    []evidence.CertKey
+	news     *heard
 	evidence []evidence.Dep
 	dns      []*dnscache.Result
 	decided  time.Time
 	expires  time.Time
 	identity *Identity
-	any      any // identity, boxed once
+	any      any  // identity, boxed once
+	lean     bool // nothing was presented but what the chain needs
 	decision *Decision
 }
+
+// heard counts the news that a verdict has been held against: revocations that
+// came to light by other certificates of a CA, in other connections.
+type heard struct{ keys, certificates atomic.Uint64 }
 
 // verdictSlot keeps the last verdict of a connection.
 type verdictSlot struct{ p atomic.Pointer[verdict] }
@@ -63,11 +69,17 @@ func (v *verdict) unchanged() bool {
 	if g.shadow != nil && v.shadow != g.shadow.state.Load() {
 		return false
 	}
-	if news := g.compromised.news.Load(); news != v.news.Load() {
+	if news := g.compromised.news.Load(); news != v.news.keys.Load() {
 		if _, bad := g.compromised.condemned(v.chain); bad {
 			return false
 		}
-		v.news.Store(news)
+		v.news.keys.Store(news)
+	}
+	if news := g.evidence.News(); news != v.news.certificates.Load() {
+		if g.evidence.KnownRevoked(v.known...) {
+			return false
+		}
+		v.news.certificates.Store(news)
 	}
 	for _, d := range v.evidence {
 		if !d.Current() {
@@ -133,7 +145,11 @@ func (g *Guard) verdictFor(ctx context.Context, c *connInfo, certs []*x509.Certi
 // keep stores a verdict for the connection's next requests and the client's next
 // connections.
 func (g *Guard) keep(c *connInfo, v *verdict) {
-	g.verdicts.Add(keyOf(c, v.raw), v)
+	// Whatever else the client sends along makes another key: it must not fill the
+	// cache of all with that.
+	if v.lean {
+		g.verdicts.Add(keyOf(c, v.raw), v)
+	}
 	if c != nil {
 		c.verdict.p.Store(v)
 	}
@@ -171,9 +187,10 @@ func (g *Guard) decide(ctx context.Context, c *connInfo, raw [][]byte, staple []
 		d := g.newDecision(c)
 		v := &verdict{
 			guard: g, raw: cloneRaw(raw), decided: d.Time, decision: d,
-			roots: g.roots.state.Load(), policy: g.policy.state.Load(), news: new(atomic.Uint64),
+			roots: g.roots.state.Load(), policy: g.policy.state.Load(), news: &heard{},
 		}
-		v.news.Store(g.compromised.news.Load())
+		v.news.keys.Store(g.compromised.news.Load())
+		v.news.certificates.Store(g.evidence.News())
 		if g.shadow != nil {
 			v.shadow = g.shadow.state.Load()
 		}
@@ -216,14 +233,18 @@ func (g *Guard) judge(ctx context.Context, v *verdict, c *connInfo, staple []byt
 	}
 	d.add(Step{Name: stepLimits, Outcome: OutcomePass})
 
-	all, r := p.chains(v.roots, d.Time, v.policy.deniesIssuers || v.shadow != nil && v.shadow.deniesIssuers)
+	all, r := p.chains(v.roots, d.Time)
 	if r != nil {
 		d.refuse(r.reason, Step{Name: stepChain, Detail: r.detail})
 		return
 	}
 	d.add(Step{Name: stepChain, Outcome: OutcomePass, Detail: fmt.Sprintf("%d chains", len(all))})
 
-	subject := p.subject(all, v.policy.deniesDomains || v.shadow != nil && v.shadow.deniesDomains)
+	policies := []*policyState{v.policy}
+	if v.shadow != nil {
+		policies = append(policies, v.shadow)
+	}
+	subject := p.subject(v.roots, all, policies...)
 	if v.shadow != nil {
 		defer func() { d.add(shadowStep(v.shadow.match(subject, d.Time))) }()
 	}
@@ -264,7 +285,10 @@ func (g *Guard) judge(ctx context.Context, v *verdict, c *connInfo, staple []byt
 			earliest(&v.expires, cert.NotAfter)
 		}
 	}
-	g.judgeAccount(ctx, v, p, chosen, m)
+	v.lean = len(p.certs) <= len(chosen.chain) && !slices.ContainsFunc(p.certs, func(c *x509.Certificate) bool {
+		return !slices.ContainsFunc(chosen.chain, c.Equal)
+	})
+	g.judgeAccount(ctx, v, chosen, m)
 }
 
 // judgeRevocation chooses the first chain, of those that satisfy the rule, of
@@ -284,7 +308,7 @@ func (g *Guard) judgeRevocation(ctx context.Context, v *verdict, p *presented, a
 		}
 	}
 	if best.status == evidence.Good {
-		v.chain = all[chosen]
+		v.chain, v.known = all[chosen], best.known
 		if why, bad := g.compromised.condemned(v.chain); bad {
 			best = revocationFinding{status: evidence.Revoked, detail: why}
 		}
@@ -315,7 +339,7 @@ func (g *Guard) judgeRevocation(ctx context.Context, v *verdict, p *presented, a
 var ErrNoAccount = errors.New("mtls: no account")
 
 // judgeAccount makes the identity and maps it to its account.
-func (g *Guard) judgeAccount(ctx context.Context, v *verdict, p *presented, chosen candidate, m match) {
+func (g *Guard) judgeAccount(ctx context.Context, v *verdict, chosen candidate, m match) {
 	d := v.decision
 	data := &identity.Data{
 		Rule: m.rule.Name, Domain: m.domain, Roles: m.rule.Roles, Authority: chosen.authority.Name,

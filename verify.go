@@ -2,6 +2,7 @@ package mtls
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -126,7 +127,7 @@ type candidate struct {
 	chain     []*x509.Certificate // the client's first, the anchor last
 	keys      []KeyHash           // of chain[1:]
 	names     []string            // of the client's certificate
-	usable    bool                // false: the authority may not speak for the names, or not for this purpose
+	usable    bool                // false: the authority may not speak for the names
 }
 
 // connect finds the CA certificates among those sent that lead to an anchor of
@@ -153,16 +154,20 @@ func (p *presented) connect(roots *rootsState) {
 }
 
 // chains builds every chain that the certificates allow, per authority. If none
-// is usable it says why, of the authority that came furthest. With broad, chains
-// for another purpose are there as well, as not usable: for deny rules.
-func (p *presented) chains(roots *rootsState, now time.Time, broad bool) ([]candidate, *refusal) {
+// is usable it says why, of the authority that came furthest.
+func (p *presented) chains(roots *rootsState, now time.Time) ([]candidate, *refusal) {
 	p.connect(roots)
 	var list []candidate
 	why := refusef(ReasonUntrustedIssuer, "no authority")
 	for _, a := range roots.authorities {
 		// The purpose is asked for along the whole chain; "any" is never asked
 		// for (CVE-2022-21657, CVE-2025-22874).
-		chains, err := p.verify(a, now, a.Purpose.usages())
+		chains, err := p.certs[0].Verify(x509.VerifyOptions{
+			Roots:         a.pool,
+			Intermediates: p.intermediates(a),
+			CurrentTime:   now,
+			KeyUsages:     a.Purpose.usages(),
+		})
 		if err != nil {
 			why = worse(why, explain(err, now))
 		}
@@ -170,33 +175,18 @@ func (p *presented) chains(roots *rootsState, now time.Time, broad bool) ([]cand
 			c := candidate{authority: a, chain: chain, keys: keysOf(chain), names: p.names, usable: true}
 			if r := a.acceptable(chain, p.names); r != nil {
 				why = worse(why, r)
-				c.usable = false
-				if r.reason != ReasonUntrustedIssuer && !broad {
+				if r.reason != ReasonUntrustedIssuer {
 					continue
 				}
+				c.usable = false
 			}
 			list = append(list, c)
-		}
-		if broad && err != nil {
-			chains, _ = p.verify(a, now, everyPurpose())
-			for _, chain := range chains {
-				list = append(list, candidate{authority: a, chain: chain, keys: keysOf(chain), names: p.names})
-			}
 		}
 	}
 	if !slices.ContainsFunc(list, func(c candidate) bool { return c.usable }) {
 		return list, why
 	}
 	return list, nil
-}
-
-func (p *presented) verify(a *authority, now time.Time, purposes []x509.ExtKeyUsage) ([][]*x509.Certificate, error) {
-	return p.certs[0].Verify(x509.VerifyOptions{
-		Roots:         a.pool,
-		Intermediates: p.intermediates(a),
-		CurrentTime:   now,
-		KeyUsages:     purposes,
-	})
 }
 
 // intermediates returns what may stand between the client's certificate and an
@@ -281,16 +271,48 @@ func explain(err error, now time.Time) *refusal {
 	return refusef(ReasonUntrustedIssuer, "%s", text)
 }
 
-// subject reduces the certificate and its chains to what rules name. With broad
-// it has the names that only deny rules look at.
-func (p *presented) subject(all []candidate, broad bool) *subject {
+// ancestry returns the keys of all CAs that stand above the client's certificate
+// by signature alone: purposes, times and constraints do not matter to a rule that
+// denies an issuer.
+func (p *presented) ancestry(roots *rootsState) []KeyHash {
+	var keys []KeyHash
+	above := []*x509.Certificate{p.certs[0]}
+	for i := 0; i < len(above); i++ { // above grows
+		child := above[i]
+		for _, c := range slices.Concat(roots.subjects[string(child.RawIssuer)], p.cas) {
+			if bytes.Equal(c.RawSubject, child.RawIssuer) && !slices.ContainsFunc(above, c.Equal) && child.CheckSignatureFrom(c) == nil {
+				above = append(above, c)
+				keys = append(keys, HashPublicKey(c))
+			}
+		}
+	}
+	return keys
+}
+
+// subject reduces the certificate and its chains to what rules name, and, for the
+// deny rules of the policies, to what only they look at.
+func (p *presented) subject(roots *rootsState, all []candidate, policies ...*policyState) *subject {
 	leaf := p.certs[0]
 	s := &subject{hash: HashCertificate(leaf), key: HashPublicKey(leaf), names: p.names}
-	if broad {
-		s.other = otherNames(leaf)
+	s.twin = s.hash
+	if len(all) > 0 { // every chain has the same issuer key
+		if twin, ok := x509ext.Twin(leaf, all[0].chain[1]); ok {
+			s.twin = sha256.Sum256(twin)
+		}
+	}
+	if slices.ContainsFunc(policies, func(p *policyState) bool { return p.deniesDomains }) {
+		s.other, s.more = otherNames(leaf)
 	}
 	for _, c := range all {
 		s.views = append(s.views, chainView{authority: c.authority.Name, public: c.authority.Public, keys: c.keys, usable: c.usable})
+	}
+	if slices.ContainsFunc(policies, func(p *policyState) bool { return p.deniesIssuers }) {
+		keys := p.ancestry(roots)
+		for _, a := range roots.authorities {
+			if slices.ContainsFunc(keys, func(k KeyHash) bool { return a.keys[k] }) {
+				s.views = append(s.views, chainView{authority: a.Name, public: a.Public, keys: keys})
+			}
+		}
 	}
 	return s
 }
@@ -299,20 +321,24 @@ func (p *presented) subject(all []candidate, broad bool) *subject {
 const maxOtherNames = 1024
 
 // otherNames finds whatever looks like a domain in the texts of a certificate: in
-// a common name, an e-mail address, a URI, a user principal name.
-func otherNames(leaf *x509.Certificate) []string {
-	var names []string
+// a common name, an e-mail address, a URI, a user principal name. It reports
+// whether there are more than it looks for.
+func otherNames(leaf *x509.Certificate) (names []string, more bool) {
 	for _, text := range x509ext.Texts(leaf) {
 		for token := range strings.FieldsFuncSeq(text, func(r rune) bool {
 			return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) && !strings.ContainsRune(".-_*", r)
 		}) {
-			name, err := dnsname.FromPolicy(strings.Trim(token, "."))
-			if err == nil && len(names) < maxOtherNames && !slices.Contains(names, name) {
-				names = append(names, name)
+			name, err := dnsname.FromPolicy(strings.Trim(token, ".-_"))
+			if err != nil || slices.Contains(names, name) {
+				continue
 			}
+			if len(names) == maxOtherNames {
+				return names, true
+			}
+			names = append(names, name)
 		}
 	}
-	return names
+	return names, false
 }
 
 // describe fills in what the certificate says of itself.

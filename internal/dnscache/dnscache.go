@@ -12,13 +12,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
-	"golang.org/x/sync/singleflight"
+	"golang.org/x/net/publicsuffix"
 
 	"github.com/mtlsguard/mtls/internal/dnsclient"
 	"github.com/mtlsguard/mtls/internal/dnsname"
@@ -42,13 +41,20 @@ type Options struct {
 
 	Size        int           // names and types remembered, least recently used forgotten. Zero: 4096
 	Timeout     time.Duration // of a lookup, whoever waits for it. Zero: 10 s
-	MaxInFlight int           // lookups under way at once; more get ErrBusy. Zero: 64
+	MaxInFlight int           // lookups under way at once; more get ErrBusy. Zero: 256
 }
 
-// ErrBusy says that too many lookups are under way for another one.
+// ErrBusy says that too many lookups are under way for another one: of all, or of
+// the registrable domain of the name.
 var ErrBusy = errors.New("too many DNS lookups under way")
 
+var errEnded = errors.New("the DNS lookup ended without an answer")
+
 const (
+	// Lookups of one registrable domain under way at once. Whoever runs its name
+	// servers decides how long they take, and must not hold the places of others.
+	maxOfDomain = 8
+
 	minBackoff = time.Second
 	maxBackoff = 30 * time.Second
 	requeryAge = 10 * time.Second // younger answers are not doubted
@@ -91,23 +97,26 @@ type Cache struct {
 	lookup  LookupFunc
 	now     func() time.Time
 	timeout time.Duration
+	most    int // lookups under way at once
 
 	minTTL, maxTTL, minNegative, maxNegative time.Duration
 
-	flights singleflight.Group
-	slots   chan struct{} // one for each lookup under way
-
 	mu      sync.Mutex
 	entries *simplelru.LRU[key, *entry]
+	flights map[key]*flight
+	domains map[string]int // of the flights, how many of each registrable domain
+}
+
+// flight is the lookup of a key, the only one at its time.
+type flight struct {
+	done   chan struct{} // closed at the end
+	result *Result       // once done
 }
 
 type key struct {
 	name string
 	t    dnsclient.Type
 }
-
-// String is unambiguous, since the number has no dot.
-func (k key) String() string { return strconv.Itoa(int(k.t)) + "." + k.name }
 
 // entry is what is known about a key. Guarded by Cache.mu.
 type entry struct {
@@ -116,8 +125,6 @@ type entry struct {
 	failures  int       // in a row
 	used      bool      // since the last answer
 	requeried time.Time // when a caller last doubted the answer
-
-	refresh <-chan singleflight.Result // of the last background lookup, until it is seen to have ended
 }
 
 // New returns a Cache. It starts nothing.
@@ -130,7 +137,9 @@ func New(o Options) *Cache {
 		maxTTL:      orDefault(o.MaxTTL, 15*time.Minute),
 		minNegative: orDefault(o.MinNegative, 5*time.Second),
 		maxNegative: orDefault(o.MaxNegative, 60*time.Second),
-		slots:       make(chan struct{}, orDefault(o.MaxInFlight, 64)),
+		most:        orDefault(o.MaxInFlight, 256),
+		flights:     map[key]*flight{},
+		domains:     map[string]int{},
 	}
 	if c.now == nil {
 		c.now = time.Now
@@ -169,8 +178,8 @@ func (c *Cache) Get(ctx context.Context, name string, t dnsclient.Type) *Result 
 	known, last := e.known(now), e.last()
 	if e.live(now) {
 		e.used = true
-		if due, ok := e.due(now); ok && !due.After(now) && !e.refreshing() {
-			e.refresh = c.start(k, last)
+		if due, ok := e.due(now); ok && !due.After(now) {
+			c.start(k)
 		}
 	}
 	c.mu.Unlock()
@@ -250,16 +259,6 @@ func (e *entry) last() *Result {
 	return e.answer
 }
 
-// refreshing reports whether a background lookup is under way.
-func (e *entry) refreshing() bool {
-	select {
-	case <-e.refresh:
-		e.refresh = nil
-	default:
-	}
-	return e.refresh != nil
-}
-
 // due returns when a live answer is to be asked for again: at four fifths of its
 // life, or after the backoff of an attempt that failed.
 func (e *entry) due(now time.Time) (time.Time, bool) {
@@ -273,43 +272,85 @@ func (e *entry) due(now time.Time) (time.Time, bool) {
 	return due, true
 }
 
-// ask starts or joins the lookup of k and waits for it until ctx is done.
+// ask starts or joins the lookup of k and waits for it until ctx is done. If
+// something has arrived that the caller, who knows of seen, has not seen, it is
+// that.
 func (c *Cache) ask(ctx context.Context, k key, seen *Result) *Result {
-	select {
-	case r := <-c.start(k, seen):
-		return r.Val.(*Result)
-	case <-ctx.Done():
-		now := c.now()
-		err := fmt.Errorf("waiting for the DNS lookup of %s: %w", dnsname.Quote(k.name), context.Cause(ctx))
-		return &Result{Err: err, At: now, Expires: now}
-	}
-}
-
-// start starts or joins the lookup of k, seen being what the caller knows.
-func (c *Cache) start(k key, seen *Result) <-chan singleflight.Result {
-	return c.flights.DoChan(k.String(), func() (any, error) { return c.fly(k, seen), nil })
-}
-
-// fly makes the lookup, unless another one has ended since the caller looked.
-func (c *Cache) fly(k key, seen *Result) *Result {
+	c.mu.Lock()
 	if r := c.newer(k, seen); r != nil {
+		c.mu.Unlock()
 		return r
 	}
-	select {
-	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
-	default:
-		now := c.now()
-		return &Result{Err: ErrBusy, At: now, Expires: now}
+	f := c.start(k)
+	c.mu.Unlock()
+	if f == nil {
+		return c.nothing(ErrBusy)
 	}
+	select {
+	case <-f.done:
+		return f.result
+	case <-ctx.Done():
+		return c.nothing(fmt.Errorf("waiting for the DNS lookup of %s: %w", dnsname.Quote(k.name), context.Cause(ctx)))
+	}
+}
+
+// nothing is the result of a lookup that was not made or not waited for.
+func (c *Cache) nothing(err error) *Result {
+	now := c.now()
+	return &Result{Err: err, At: now, Expires: now}
+}
+
+// start starts or joins the lookup of k, or returns nil where there is no place
+// for it. c.mu is held.
+func (c *Cache) start(k key) *flight {
+	if f := c.flights[k]; f != nil {
+		return f
+	}
+	if len(c.flights) >= c.most {
+		return nil
+	}
+	domain := registrable(k.name)
+	if c.domains[domain] >= maxOfDomain {
+		return nil
+	}
+	f := &flight{done: make(chan struct{})}
+	c.flights[k] = f
+	c.domains[domain]++
+	go c.fly(k, domain, f)
+	return f
+}
+
+// registrable is the registrable domain of a name, or the name itself where there
+// is none.
+func registrable(name string) string {
+	if domain, err := publicsuffix.EffectiveTLDPlusOne(name); err == nil {
+		return domain
+	}
+	return name
+}
+
+// fly makes the lookup.
+func (c *Cache) fly(k key, domain string, f *flight) {
+	var answer dnsclient.Answer
+	err := errEnded
+	defer func() { // even if a caller's Lookup ends the goroutine
+		c.mu.Lock()
+		if err != nil {
+			f.result = c.keepFailure(k, err)
+		} else {
+			f.result = c.keepAnswer(k, answer)
+		}
+		delete(c.flights, k)
+		if c.domains[domain]--; c.domains[domain] == 0 {
+			delete(c.domains, domain)
+		}
+		c.mu.Unlock()
+		close(f.done)
+	}()
 	// Not the caller's context: the answer is for everybody.
 	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
 	defer cancel()
-	answer, err := c.safeLookup(ctx, k)
-	if err != nil {
-		return c.keepFailure(k, err)
-	}
-	return c.keepAnswer(k, answer)
+	answer, err = c.safeLookup(ctx, k)
 }
 
 // safeLookup turns a panic into an error: it is in no request's goroutine, so
@@ -323,10 +364,9 @@ func (c *Cache) safeLookup(ctx context.Context, k key) (answer dnsclient.Answer,
 	return c.lookup(ctx, k.name, k.t)
 }
 
-// newer returns what arrived last, if it stands and is not what was seen.
+// newer returns what arrived last, if it stands and is not what was seen. c.mu is
+// held.
 func (c *Cache) newer(k key, seen *Result) *Result {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	e, ok := c.entries.Peek(k)
 	if !ok {
 		return nil
@@ -338,6 +378,7 @@ func (c *Cache) newer(k key, seen *Result) *Result {
 	return r
 }
 
+// keepAnswer and keepFailure note what a lookup brought. c.mu is held.
 func (c *Cache) keepAnswer(k key, a dnsclient.Answer) *Result {
 	a.Addrs = slices.Clone(a.Addrs)
 	slices.SortFunc(a.Addrs, netip.Addr.Compare) // servers rotate them; the content is the same
@@ -345,8 +386,6 @@ func (c *Cache) keepAnswer(k key, a dnsclient.Answer) *Result {
 	if len(a.Addrs) == 0 {
 		ttl = min(max(a.TTL, c.minNegative), c.maxNegative)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	now := c.now()
 	r := &Result{Answer: a, At: now, Expires: now.Add(ttl), superseded: new(atomic.Bool), doubted: new(atomic.Bool)}
 	e := c.entry(k)
@@ -360,13 +399,11 @@ func (c *Cache) keepAnswer(k key, a dnsclient.Answer) *Result {
 			old.superseded.Store(true)
 		}
 	}
-	e.answer, e.failure, e.failures, e.used, e.refresh = r, nil, 0, false, nil
+	e.answer, e.failure, e.failures, e.used = r, nil, 0, false
 	return r
 }
 
 func (c *Cache) keepFailure(k key, err error) *Result {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	e := c.entry(k)
 	backoff := min(minBackoff<<min(e.failures, 5), maxBackoff)
 	e.failures++

@@ -200,9 +200,11 @@ func TestRefreshDue(t *testing.T) {
 		require.Equal(t, start.Add(80*time.Second), due, "the earliest")
 
 		c.RefreshDue(t.Context())
+		synctest.Wait()
 		require.Equal(t, 3, s.lookups(), "nothing is due")
 		time.Sleep(time.Until(due))
 		c.RefreshDue(t.Context())
+		synctest.Wait()
 		require.Equal(t, 4, s.lookups())
 		due, _ = c.NextDue()
 		require.Equal(t, start.Add(90*time.Second), due)
@@ -210,10 +212,12 @@ func TestRefreshDue(t *testing.T) {
 		s.set(dnsclient.Answer{}, errNo, 0)
 		time.Sleep(time.Until(due))
 		c.RefreshDue(t.Context())
+		synctest.Wait()
 		require.Equal(t, 5, s.lookups())
 		due, _ = c.NextDue()
 		require.Equal(t, start.Add(91*time.Second), due, "it backs off")
 		c.RefreshDue(t.Context())
+		synctest.Wait()
 		require.Equal(t, 5, s.lookups())
 		for {
 			due, ok = c.NextDue()
@@ -223,7 +227,70 @@ func TestRefreshDue(t *testing.T) {
 			require.True(t, due.After(time.Now()), "the schedule moves on")
 			time.Sleep(time.Until(due))
 			c.RefreshDue(t.Context())
+			synctest.Wait()
 		}
 		require.Equal(t, 9, s.lookups(), "until it lapses: after 1, 3, 7 and 15 s")
+	})
+}
+
+// A loop that waited would hang for as long as one name server does.
+func TestRefreshDueWaitsForNobody(t *testing.T) {
+	run(t, dnscache.Options{}, func(t *testing.T, s *dnsServer, c *dnscache.Cache) {
+		for i := range 20 {
+			for range 2 {
+				c.Get(t.Context(), fmt.Sprintf("n%d.slow.example", i), dnsclient.A)
+			}
+		}
+		for range 2 {
+			c.Get(t.Context(), "good.example", dnsclient.A) // the last in line
+		}
+		before := s.lookups()
+		s.set(positive(0, there), nil, 5*time.Second)
+		time.Sleep(80 * time.Second)
+		start := time.Now()
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		c.RefreshDue(ended)
+		synctest.Wait()
+		require.Equal(t, before, s.lookups(), "nothing is started once its caller has ended")
+		for range 3 {
+			c.RefreshDue(t.Context())
+			synctest.Wait()
+		}
+		require.Equal(t, start, time.Now())
+		require.Equal(t, before+9, s.lookups(), "as many as a domain has places, once each, and the other domain")
+		due, ok := c.NextDue()
+		require.True(t, ok)
+		require.Equal(t, start, due, "the others are still due")
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		c.RefreshDue(t.Context())
+		synctest.Wait()
+		require.Equal(t, before+17, s.lookups())
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		c.RefreshDue(t.Context())
+		synctest.Wait()
+		require.Equal(t, before+21, s.lookups())
+		_, ok = c.NextDue()
+		require.False(t, ok, "all that is due is being asked for")
+		time.Sleep(5 * time.Second)
+	})
+}
+
+func TestRefreshDoesNotRepeatWhatWasJustAsked(t *testing.T) {
+	run(t, dnscache.Options{}, func(t *testing.T, s *dnsServer, c *dnscache.Cache) {
+		for i := range 9 {
+			c.Get(t.Context(), fmt.Sprintf("p%d.example", i), dnsclient.A)
+		}
+		time.Sleep(11 * time.Second)
+		s.set(positive(0, there), nil, time.Second)
+		done := make(chan error)
+		go func() { done <- c.Refresh(t.Context()) }()
+		synctest.Wait() // the last one waits for the first eight
+		s.set(positive(0, there), nil, time.Second/2)
+		c.Requery(t.Context(), "p8.example", dnsclient.A)
+		require.NoError(t, <-done)
+		require.Equal(t, 9+8+1, s.lookups())
 	})
 }

@@ -50,6 +50,7 @@ type Engine struct {
 	owners *lru.Cache[[32]byte, *owner]
 	// flights has room for the updates under way.
 	flights chan struct{}
+	known   *known
 }
 
 // New returns an Engine. It starts nothing.
@@ -58,7 +59,7 @@ func New(o Options) *Engine {
 	if err != nil {
 		panic(err) // only for a size below one
 	}
-	return &Engine{now: o.Now, store: o.Store, logger: o.Logger, owners: owners, flights: make(chan struct{}, maxFlights)}
+	return &Engine{now: o.Now, store: o.Store, logger: o.Logger, owners: owners, flights: make(chan struct{}, maxFlights), known: newKnown()}
 }
 
 // update asks the source, verifies what it says and puts it into the slot. A

@@ -12,6 +12,7 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,6 +68,7 @@ type Query struct {
 	Owner [32]byte
 
 	crlOnly bool // for the certificate of an OCSP responder
+	keep    bool // what is found revoked goes on record
 }
 
 // maxAge is MaxAge where it counts: for a client's certificate.
@@ -116,6 +118,7 @@ func (e *Engine) Peek(q Query) Finding {
 // waits for them until ctx ends; fetches then go on. A staple that is verified
 // and counts makes it wait for nothing.
 func (e *Engine) Check(ctx context.Context, q Query) Finding {
+	q.keep = true
 	src := e.sources(q, true)
 	stapled := e.takeStaple(q, src)
 	waits := e.startDue(q, src)
@@ -136,13 +139,17 @@ func (e *Engine) Prime(q Query) {
 
 // find looks at every slot and lets the worst answer win: revoked over unknown
 // by the issuer's own word, over good. A slot that holds nothing usable says
-// nothing; with no slot that says good the status is unknown.
+// nothing; with no slot that says good the status is unknown. A revocation that was
+// found before, under whichever certificate of the issuer, counts like one that a
+// slot holds.
 func (e *Engine) find(q Query, src sources, waited error) Finding {
 	now := e.now()
 	f := Finding{}
 	var details []string
 	goods, unknowns, responses := 0, 0, 0
-	consider := func(v view) {
+	var said []statement
+	consider := func(id sourceID, v view) {
+		said = append(said, statement{id, v})
 		f.Deps = append(f.Deps, v.deps...)
 		if v.problem != "" {
 			details = append(details, v.problem)
@@ -176,16 +183,24 @@ func (e *Engine) find(q Query, src sources, waited error) Finding {
 		if h == nil {
 			v.problem = s.problem(waited)
 		}
-		consider(v)
+		consider(s.id, v)
 		f.RetryAfter = max(f.RetryAfter, s.retryAfter(now, q.maxAge()))
 	}
 	if src.staple != nil {
 		h := src.staple.held.Load()
 		f.Deps = append(f.Deps, Dep{src.staple.markOf(h)})
-		consider(e.view(src.staple, h, q, now))
+		consider(src.staple.id, e.view(src.staple, h, q, now))
 	}
 	if src.peek && q.Leaf && len(q.Staple) > 0 {
-		consider(e.peekStaple(q, now))
+		consider(sourceOf(kindStaple, nil), e.peekStaple(q, now))
+	}
+	for _, r := range e.known.settle(KeyOf(q.Cert, q.Issuer), said, q.keep) {
+		f.Status = Revoked
+		f.Compromise = f.Compromise || r.compromise
+		if !slices.Contains(f.Proofs, r.proof) {
+			f.Detail = r.detail
+			f.Proofs = append(f.Proofs, r.proof)
+		}
 	}
 	details = append(details, src.unusable...)
 	switch {
@@ -312,7 +327,7 @@ func (e *Engine) responder(responder *x509.Certificate, q Query) (time.Time, []D
 }
 
 func responderQuery(responder *x509.Certificate, q Query) Query {
-	return Query{Cert: responder, Issuer: q.Issuer, Leaf: true, Fetch: q.Fetch, Owner: q.Owner, crlOnly: true}
+	return Query{Cert: responder, Issuer: q.Issuer, Leaf: true, Fetch: q.Fetch, Owner: q.Owner, crlOnly: true, keep: q.keep}
 }
 
 func earlier(t *time.Time, u time.Time) {

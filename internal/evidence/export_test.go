@@ -19,7 +19,7 @@ func CRLKey(q Query, urls ...string) string  { return slotKey(kindCRL, issuer(q)
 func OCSPKey(q Query, urls ...string) string { return slotKey(kindOCSP, issuer(q), q, urls) }
 func StapleKey(q Query) string               { return slotKey(kindStaple, issuer(q), q, nil) }
 
-func issuer(q Query) [32]byte { return sha256.Sum256(q.Issuer.Raw) }
+func issuer(q Query) [32]byte { return sha256.Sum256(q.Issuer.RawTBSCertificate) }
 
 // Quotas of one owner, and of all.
 const (
@@ -63,3 +63,14 @@ func (e *Engine) Occupy() func() {
 		}
 	}
 }
+
+// MaxKnown is how many certificates have records.
+const MaxKnown = maxKnown
+
+// Record settles what one source says of a certificate.
+func (e *Engine) Record(key CertKey, url string, status Status, at time.Time) {
+	e.known.settle(key, []statement{{sourceOf(kindCRL, []string{url}), view{status: status, proof: Proof{From: at}}}}, true)
+}
+
+// Records is how many revocations of a certificate are on record.
+func (e *Engine) Records(key CertKey) int { return len(e.known.settle(key, nil, false)) }

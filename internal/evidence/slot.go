@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"hash"
 	"strconv"
 	"strings"
 	"sync"
@@ -79,6 +80,14 @@ func (h *held) supersedes(old *held) bool {
 	return old.answer.Status != ocsp.Revoked || h.answer.Status == ocsp.Revoked
 }
 
+// repeats reports whether an OCSP response says what an earlier one did.
+func (h *held) repeats(old *held) bool {
+	a, b := *h.answer, *old.answer
+	sameResponder := a.Responder == b.Responder || a.Responder != nil && b.Responder != nil && a.Responder.Equal(b.Responder)
+	a.ProducedAt, a.Responder = b.ProducedAt, b.Responder
+	return sameResponder && a == b
+}
+
 // slot is the place of one source. What it holds was verified under the issuer's
 // certificate that its own key names, so that no other issuer's statement can be
 // found there.
@@ -87,6 +96,7 @@ type slot struct {
 	key   string
 	kind  kind
 	urls  []string // alternatives for one and the same statement
+	id    sourceID
 
 	held  atomic.Pointer[held]
 	empty *mark       // of the time before it held anything
@@ -103,7 +113,7 @@ type slot struct {
 }
 
 func newSlot(o *owner, key string, k kind, q Query, urls []string) *slot {
-	s := &slot{owner: o, key: key, kind: k, urls: urls, empty: new(mark)}
+	s := &slot{owner: o, key: key, kind: k, urls: urls, id: sourceOf(k, urls), empty: new(mark)}
 	if k != kindStaple {
 		s.setAsker(q)
 	}
@@ -147,28 +157,30 @@ func (s *slot) size() int {
 // whatever their URLs contain (Traefik's CVE-2026-71326 was such a collision).
 // It is a file name as well: the key under which a Store keeps the bytes.
 //
-// issuer is the hash of the issuer's whole certificate. Of two for one name and
-// key, which anybody can make of a CA's, one may lack the right to sign lists or
-// have another key identifier, and every list of the CA would fail under it.
+// issuer is the hash of all that the issuer's certificate says. Of two for one
+// name and key, which anybody can make of a CA's, one may lack the right to sign
+// lists or have another key identifier, and every list of the CA would fail under
+// it. Its signature is left out: anybody can make (r, n-s) of an ECDSA signature
+// (r, s), and would have slots in which no revocation is known yet.
 func slotKey(k kind, issuer [32]byte, q Query, urls []string) string {
 	h := sha256.New()
-	part := func(b []byte) {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(b)))
-		h.Write(n[:])
-		h.Write(b)
-	}
-	part(issuer[:])
+	writePart(h, issuer[:])
 	if k == kindCRL {
 		// A list may cover only one of the two, and be of use to that one.
-		part(strconv.AppendBool(nil, q.Cert.IsCA))
+		writePart(h, strconv.AppendBool(nil, q.Cert.IsCA))
 	} else {
-		part(q.Cert.SerialNumber.Append(nil, 16))
+		writePart(h, q.Cert.SerialNumber.Append(nil, 16))
 	}
 	for _, u := range urls {
-		part([]byte(u))
+		writePart(h, []byte(u))
 	}
 	return k.String() + "-" + hex.EncodeToString(h.Sum(nil))
+}
+
+// writePart writes a part of what is hashed, and its length before it.
+func writePart(h hash.Hash, b []byte) {
+	h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(b))))
+	h.Write(b)
 }
 
 // name is what logs and decisions call the source.
@@ -256,10 +268,15 @@ func refreshAt(h *held, key string, maxAge time.Duration) time.Time {
 	return from.Add(every - jitter)
 }
 
-// take puts a verified statement into the slot unless it holds a newer one.
+// take puts a verified statement into the slot unless it holds a newer one, or, in
+// that of a staple, the same: taking it again would void what is being decided on
+// it, with each request of a client that has two chains or many machines.
 func (s *slot) take(h *held) error {
 	for {
 		old := s.held.Load()
+		if old != nil && s.kind == kindStaple && h.repeats(old) {
+			return nil
+		}
 		if old != nil && !h.supersedes(old) {
 			return fmt.Errorf("a statement of %s does not supersede the one of %s that is held",
 				h.thisUpdate().UTC().Format(time.RFC3339), old.thisUpdate().UTC().Format(time.RFC3339))

@@ -27,7 +27,7 @@ type sources struct {
 // where create is set.
 func (e *Engine) sources(q Query, create bool) sources {
 	src := sources{peek: !create}
-	o, issuer := e.owner(q.Owner, create), sha256.Sum256(q.Issuer.Raw)
+	o, issuer := e.owner(q.Owner, create), sha256.Sum256(q.Issuer.RawTBSCertificate)
 	if q.Leaf && !q.crlOnly {
 		src.staple = o.slot(kindStaple, issuer, q, nil, create)
 	}

@@ -1,0 +1,165 @@
+package evidence
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// Bounds on what is remembered of revocations.
+const (
+	maxKnown       = 65536 // certificates
+	maxKnownOfEach = 18    // sources of each: maxSources, the staple and one more
+)
+
+// CertKey names a certificate by what a statement about it names: the key and
+// name of its issuer, and its serial number. It is the same under each of the
+// certificates that an issuer has, whoever's anchor they lead to.
+type CertKey [sha256.Size]byte
+
+// KeyOf returns the CertKey of a certificate under its issuer.
+func KeyOf(cert, issuer *x509.Certificate) CertKey {
+	h := sha256.New()
+	for _, part := range [][]byte{
+		issuer.RawSubjectPublicKeyInfo, issuer.RawSubject, cert.SerialNumber.Append(nil, 16), // with its sign
+	} {
+		writePart(h, part)
+	}
+	return CertKey(h.Sum(nil))
+}
+
+// record is what one source said of one certificate. It refers to no slot and no
+// list: it must not keep them in memory.
+type record struct {
+	source     sourceID
+	at         time.Time
+	revoked    bool // false: a newer statement has undone what was recorded
+	detail     string
+	compromise bool
+	proof      Proof
+}
+
+// sourceID names a source, whichever of its issuer's certificates its slot is
+// under.
+type sourceID [sha256.Size]byte
+
+func sourceOf(k kind, urls []string) sourceID {
+	h := sha256.New()
+	writePart(h, []byte(k.String()))
+	for _, u := range urls {
+		writePart(h, []byte(u))
+	}
+	return sourceID(h.Sum(nil))
+}
+
+// known is what memory knows of revoked certificates. Slots are found under one
+// certificate of the issuer and one anchor: a client that presents another
+// cross-certificate of its CA has empty slots, into which it could staple a
+// response from before its revocation.
+type known struct {
+	news atomic.Uint64
+
+	mu    sync.RWMutex
+	certs *simplelru.LRU[CertKey, []record] // a slice is never changed
+}
+
+func newKnown() *known {
+	certs, err := simplelru.NewLRU[CertKey, []record](maxKnown, nil)
+	if err != nil {
+		panic(err) // only for a size below one
+	}
+	return &known{certs: certs}
+}
+
+// statement is what a source says of a certificate now.
+type statement struct {
+	source sourceID
+	view   view
+}
+
+// settle returns the revocations on record that what is said now does not undo.
+// With keep set it also records what is said now. Both happen at once, so that a
+// decision that ends well leaves no record that speaks against it.
+func (k *known) settle(key CertKey, said []statement, keep bool) []record {
+	k.mu.RLock()
+	old, ok := k.certs.Peek(key)
+	k.mu.RUnlock()
+	if !keep {
+		return live(merge(old, said))
+	}
+	if !ok && !slices.ContainsFunc(said, func(s statement) bool { return s.view.status == Revoked }) {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	old, _ = k.certs.Peek(key)
+	merged := merge(old, said)
+	if len(merged) > 0 {
+		k.certs.Add(key, merged) // as the one used last
+	}
+	for _, r := range live(merged) {
+		if !slices.ContainsFunc(old, func(o record) bool { return o.revoked && o.source == r.source }) {
+			k.news.Add(1)
+		}
+	}
+	return live(merged)
+}
+
+// merge is what is on record once something is said. What was undone stays, as
+// such, so that the same old revocation in another slot is no news again.
+func merge(old []record, said []statement) []record {
+	merged := slices.Clone(old)
+	for _, s := range said {
+		i := slices.IndexFunc(merged, func(r record) bool { return r.source == s.source })
+		at := s.view.proof.From
+		switch s.view.status {
+		case Revoked:
+			r := record{source: s.source, at: at, revoked: true, detail: s.view.detail, compromise: s.view.compromise, proof: s.view.proof}
+			switch {
+			case i >= 0 && !at.Before(merged[i].at):
+				r.compromise = r.compromise || merged[i].revoked && merged[i].compromise && at.Equal(merged[i].at)
+				merged[i] = r
+			case i >= 0:
+			case len(merged) < maxKnownOfEach:
+				merged = append(merged, r)
+			default:
+				// Only what was undone makes room: the others say it already.
+				if i := slices.IndexFunc(merged, func(r record) bool { return !r.revoked }); i >= 0 {
+					merged[i] = r
+				}
+			}
+		case Good:
+			if i >= 0 && at.After(merged[i].at) {
+				merged[i] = record{source: s.source, at: at}
+			}
+		}
+	}
+	return merged
+}
+
+func live(records []record) []record {
+	return slices.DeleteFunc(slices.Clone(records), func(r record) bool { return !r.revoked })
+}
+
+// News counts the revocations that Check has put on record. Recording one again
+// is no news. Who rests on a decision asks KnownRevoked once the number changes.
+func (e *Engine) News() uint64 { return e.known.news.Load() }
+
+// KnownRevoked reports whether a revocation of one of the certificates is on
+// record that no Check has found undone. After a Check that says good it is false
+// for that certificate. It takes a read lock only.
+func (e *Engine) KnownRevoked(keys ...CertKey) bool {
+	e.known.mu.RLock()
+	defer e.known.mu.RUnlock()
+	for _, key := range keys {
+		if records, ok := e.known.certs.Peek(key); ok && slices.ContainsFunc(records, func(r record) bool { return r.revoked }) {
+			return true
+		}
+	}
+	return false
+}
