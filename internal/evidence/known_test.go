@@ -254,6 +254,7 @@ func TestSameStapleAgainVoidsNothing(t *testing.T) {
 	w.goodCRL()
 	q := w.leaf()
 	w.goodOCSP(q)
+	require.Equal(t, evidence.Good, w.check(q).Status) // a staple would not wait for the sources, whose news are news
 	q.Staple = w.week(q, xocsp.Good)
 	f := w.check(q)
 	require.Equal(t, evidence.Good, f.Status)
