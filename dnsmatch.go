@@ -262,9 +262,9 @@ func (g *Guard) compare(ctx context.Context, rule string, hosts []string, result
 		key := freshMatch{rule, hosts[i], peer}
 		p := Proof{Kind: "dns", Source: hosts[i], Status: "mismatch", From: r.At, Expires: r.Expires}
 		if r.Err != nil {
-			// Either DNS has failed, or we have waited long enough. A client that
-			// gives up must not turn "don't know" into a match.
-			failed := r.Failed() || errors.Is(context.Cause(ctx), errWait)
+			// DNS has failed, or has no place for the question, or we have waited long
+			// enough. A client that gives up must not turn "don't know" into a match.
+			failed := r.Failed() || errors.Is(r.Err, dnscache.ErrBusy) || errors.Is(context.Cause(ctx), errWait)
 			old, ok := g.fresh.Get(key)
 			if ok && failed && !old.Superseded() && !old.Doubted() && now.Sub(old.At) <= staleOrigin {
 				p.Status, p.Expires = "match", now.Add(staleOriginTTL)

@@ -283,6 +283,8 @@ func anchorProblem(c *x509.Certificate) string {
 	switch {
 	case c == nil || len(c.Raw) == 0:
 		return "no certificate"
+	case !x509ext.Canonical(c):
+		return "not DER: its signature is followed by something else, or shifted"
 	case c.Version != 3 || !c.BasicConstraintsValid || !c.IsCA:
 		return "not a CA certificate (basicConstraints, RFC 5280 section 4.2.1.9)"
 	case c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageCertSign == 0:

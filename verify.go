@@ -89,6 +89,9 @@ func (g *Guard) parse(raw [][]byte) (*presented, *refusal) {
 		if err != nil {
 			return nil, refusef(ReasonMalformedCertificate, "certificate %d: %s", i, safe(err.Error()))
 		}
+		if !x509ext.Canonical(c) {
+			return nil, refusef(ReasonMalformedCertificate, "certificate %d is not the DER that was issued", i)
+		}
 		p.certs = append(p.certs, c)
 	}
 	return p, p.checkLeaf(g.limits.Names)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/big"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -63,6 +64,51 @@ func TestOtherEncodingOfASignatureIsTheSameCertificate(t *testing.T) {
 			require.Equal(t, row.want, pcSay(pcDecide(t, g, leaf)))
 			require.Equal(t, row.want, pcSay(pcDecide(t, g, twin)))
 		})
+	}
+}
+
+// wkOther writes a certificate with its signature shifted by a bit, or with
+// another element behind it.
+func wkOther(t testing.TB, c *x509.Certificate, shift bool) *x509.Certificate {
+	t.Helper()
+	var cert struct {
+		TBS, Algorithm asn1.RawValue
+		Signature      asn1.BitString
+	}
+	_, err := asn1.Unmarshal(c.Raw, &cert)
+	require.NoError(t, err)
+	body := slices.Concat(cert.TBS.FullBytes, cert.Algorithm.FullBytes)
+	signature, end := cert.Signature, []byte{5, 0}
+	if shift {
+		shifted := new(big.Int).Lsh(new(big.Int).SetBytes(signature.Bytes), 1).Bytes()
+		signature, end = asn1.BitString{Bytes: shifted, BitLength: signature.BitLength - 1}, nil
+	}
+	bits, err := asn1.Marshal(signature)
+	require.NoError(t, err)
+	der, err := asn1.Marshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: slices.Concat(body, bits, end)})
+	require.NoError(t, err)
+	other, err := x509.ParseCertificate(der)
+	require.NoError(t, err, "crypto/x509 reads it")
+	require.NotEqual(t, c.Raw, other.Raw)
+	return other
+}
+
+// A certificate that is written in another way than it was issued is refused,
+// wherever it stands.
+func TestOtherEncodingsThanDERAreRefused(t *testing.T) {
+	t.Parallel()
+	env := mtlstest.NewEnv(t)
+	sub := env.CA.Intermediate(mtlstest.CAOptions{})
+	env.Revocation.Serve(sub)
+	leaf := sub.Issue(pcNames("a.example")).Leaf()
+	g := env.Guard(mtls.Rule{Name: "no", Deny: true, Certificates: []mtls.CertificateHash{mtls.HashCertificate(leaf)}},
+		mtls.Rule{Name: "r", Domains: []string{"a.example"}, Origin: mtls.NoOrigin()})
+	require.Equal(t, "denied_by_rule no", pcSay(pcDecide(t, g, leaf, sub.Certificate())))
+	for _, shift := range []bool{false, true} {
+		require.Equal(t, "malformed_certificate", pcSay(pcDecide(t, g, wkOther(t, leaf, shift), sub.Certificate())))
+		require.Equal(t, "malformed_certificate", pcSay(pcDecide(t, g, leaf, wkOther(t, sub.Certificate(), shift))))
+		_, err := mtls.NewRoots(mtls.Authority{Name: "x", Anchors: []mtls.Anchor{{Certificate: wkOther(t, env.CA.Certificate(), shift)}}})
+		require.ErrorContains(t, err, "not DER")
 	}
 }
 

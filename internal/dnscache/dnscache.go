@@ -53,7 +53,7 @@ var errEnded = errors.New("the DNS lookup ended without an answer")
 const (
 	// Lookups of one registrable domain under way at once. Whoever runs its name
 	// servers decides how long they take, and must not hold the places of others.
-	maxOfDomain = 8
+	maxOfDomain = 32
 
 	minBackoff = time.Second
 	maxBackoff = 30 * time.Second

@@ -300,9 +300,9 @@ func TestOneDomainLeavesThePlacesOfOthers(t *testing.T) {
 			wg.Go(func() { ask(fmt.Sprintf("m%d.slow.example", i), dnsclient.AAAA) })
 		}
 		synctest.Wait()
-		require.EqualValues(t, 128-8, busy.Load())
-		for i := range 30 {
-			for j := range 8 {
+		require.EqualValues(t, 128-32, busy.Load())
+		for i := range 6 {
+			for j := range 32 {
 				wg.Go(func() { ask(fmt.Sprintf("n%d.good%d.co.uk", j, i), dnsclient.A) })
 			}
 		}
@@ -311,14 +311,14 @@ func TestOneDomainLeavesThePlacesOfOthers(t *testing.T) {
 			wg.Go(func() { ask("localhost", dnsclient.A) })
 		}
 		synctest.Wait()
-		require.EqualValues(t, 128-8, busy.Load())
-		require.Equal(t, 8+30*8+2, s.lookups())
-		for i := range 10 {
+		require.EqualValues(t, 128-32, busy.Load())
+		require.Equal(t, 32+6*32+2, s.lookups())
+		for i := range 34 {
 			wg.Go(func() { ask(fmt.Sprintf("more%d.example", i), dnsclient.A) })
 		}
 		wg.Wait()
 		require.Equal(t, 256, s.mostAtOnce())
-		require.EqualValues(t, 128-8+4, busy.Load())
+		require.EqualValues(t, 128-32+4, busy.Load())
 		s.set(positive(0, here), nil, 0)
 		for i := range 64 {
 			require.NoError(t, c.Get(t.Context(), fmt.Sprintf("n%d.deep.slow.example", i), dnsclient.A).Err, "places are given back")

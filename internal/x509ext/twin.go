@@ -1,6 +1,7 @@
 package x509ext
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/x509"
 	"math/big"
@@ -9,10 +10,25 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
+// Canonical reports whether the outer structure of the certificate is DER and
+// nothing more: the signed part, the algorithm, and a signature of whole octets.
+// crypto/x509 also reads certificates with further elements behind the signature,
+// or with its bits shifted, which anybody can write without a key: each has
+// another hash than the certificate that was issued.
+func Canonical(c *x509.Certificate) bool {
+	outer := cryptobyte.String(c.Raw)
+	var certificate, part cryptobyte.String
+	var signature []byte
+	return outer.ReadASN1(&certificate, cbasn1.SEQUENCE) && outer.Empty() &&
+		certificate.ReadASN1Element(&part, cbasn1.SEQUENCE) && bytes.Equal(part, c.RawTBSCertificate) &&
+		certificate.ReadASN1(&part, cbasn1.SEQUENCE) &&
+		certificate.ReadASN1BitStringAsBytes(&signature) && certificate.Empty()
+}
+
 // Twin returns the other DER of a certificate that an ECDSA key has signed, and
 // whether there is one. A signature (r, s) is as valid as (r, n-s), where n is the
 // order of the curve, and anybody can compute the one from the other: such a
-// certificate has two encodings, and two hashes, with the same contents.
+// certificate has two canonical encodings, and two hashes, with the same contents.
 func Twin(c, issuer *x509.Certificate) ([]byte, bool) {
 	key, ok := issuer.PublicKey.(*ecdsa.PublicKey)
 	if !ok {
