@@ -113,7 +113,7 @@ func load(t *testing.T) *program {
 
 // library reports whether a package decides or works for what decides, rather
 // than being a program or helping tests.
-func (c *checkedPackage) library() bool {
+func (c *checkedPackage) shipped() bool {
 	for _, dir := range []string{"./mtlstest", "./internal/testpki", "./examples", "./cmd", "./bench"} {
 		if c.name == dir || strings.HasPrefix(c.name, dir+"/") {
 			return false
@@ -221,7 +221,7 @@ func TestRules(t *testing.T) {
 		t.Run(b.rule, func(t *testing.T) {
 			pattern := regexp.MustCompile(`^(` + b.pattern + `)$`)
 			for _, c := range p.packages {
-				if !c.library() || b.in != "" && c.name != b.in || slices.Contains(b.except, c.name) {
+				if !c.shipped() || b.in != "" && c.name != b.in || slices.Contains(b.except, c.name) {
 					continue
 				}
 				fields := fieldNames(c)
@@ -239,7 +239,7 @@ func TestRules(t *testing.T) {
 		p.eachFile("", func(c *checkedPackage, _ string, f *ast.File) {
 			ast.Inspect(f, func(n ast.Node) bool {
 				call, ok := n.(*ast.CallExpr)
-				if !ok || !c.library() {
+				if !ok || !c.shipped() {
 					return true
 				}
 				if s, ok := call.Fun.(*ast.SelectorExpr); ok && c.info.Uses[s.Sel] != nil && fullName(c.info.Uses[s.Sel], nil) == "time.Now" {
@@ -252,7 +252,7 @@ func TestRules(t *testing.T) {
 
 	t.Run("only tests import testing", func(t *testing.T) {
 		for _, c := range p.packages {
-			if slices.Contains(c.Imports, "testing") || c.library() && slices.Contains(c.Deps, "testing") {
+			if slices.Contains(c.Imports, "testing") || c.shipped() && slices.Contains(c.Deps, "testing") {
 				t.Errorf("%s depends on testing", c.name)
 			}
 		}
