@@ -15,7 +15,7 @@ type subject struct {
 	key   KeyHash
 	names []string // canonical dNSNames
 	more  bool     // there are names of other kinds beyond those in other
-	other []string // canonical names of other kinds (common name, hosts of URIs and e-mail addresses): for deny rules only
+	other []string // canonical names in its other texts (common name, URIs, e-mail addresses, otherNames): for deny rules only
 	views []chainView
 }
 
