@@ -148,13 +148,14 @@ type Outcome int
 
 // Outcomes of a step.
 const (
-	OutcomeUnknown Outcome = iota // could not be determined
-	OutcomePass                   // holds
-	OutcomeFail                   // does not hold
-	OutcomeSkipped                // not asked for, by name (NoOrigin, NoRevocation)
+	OutcomeUnknown   Outcome = iota // could not be determined
+	OutcomePass                     // holds
+	OutcomeFail                     // does not hold
+	OutcomeSkipped                  // not asked for, by name (NoOrigin, NoRevocation)
+	OutcomeTolerated                // could not be determined, which the configuration accepts by name (Revocation.SoftFail)
 )
 
-// String returns "unknown", "pass", "fail" or "skipped".
+// String returns "unknown", "pass", "fail", "skipped" or "tolerated".
 func (o Outcome) String() string {
 	switch o {
 	case OutcomePass:
@@ -163,6 +164,8 @@ func (o Outcome) String() string {
 		return "fail"
 	case OutcomeSkipped:
 		return "skipped"
+	case OutcomeTolerated:
+		return "tolerated"
 	default:
 		return "unknown"
 	}
@@ -184,6 +187,7 @@ type Proof struct {
 	Status  string    // "good", "revoked", "unknown", "match", "mismatch"
 	From    time.Time // thisUpdate, or when DNS answered; zero: none
 	Expires time.Time // when it lapses; zero: with the certificate
+	Late    bool      // it counts within Revocation.Grace, after its nextUpdate
 }
 
 // A Decision is what a Guard found out about one client, and why. It is a
@@ -211,6 +215,20 @@ type Decision struct {
 	ReportOnly bool
 
 	retryAfter time.Duration
+}
+
+// Tolerated reports whether the client is admitted although something could not
+// be determined (Revocation.SoftFail).
+func (d *Decision) Tolerated() bool {
+	return slices.ContainsFunc(d.Steps, func(s Step) bool { return s.Outcome == OutcomeTolerated })
+}
+
+// Late reports whether the client is admitted on evidence past its nextUpdate
+// (Revocation.Grace).
+func (d *Decision) Late() bool {
+	return slices.ContainsFunc(d.Steps, func(s Step) bool {
+		return slices.ContainsFunc(s.Proofs, func(p Proof) bool { return p.Late })
+	})
 }
 
 // Detail returns the text of the step that failed, or "".

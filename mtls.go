@@ -46,8 +46,13 @@ type Config struct {
 	// Resolver looks up domains. Nil: NewResolver(), which asks the servers of
 	// /etc/resolv.conf.
 	Resolver Resolver
-	// Store keeps revocation evidence between processes. Nil: memory only.
+	// Store keeps revocation evidence between processes, and which clients were
+	// admitted last, so that a restart needs no network: NewDirStore. Nil: memory
+	// only.
 	Store Store
+	// Denied lists certificates that are refused as revoked, whatever their issuer
+	// says. Nil: none.
+	Denied *DenyList
 	// SessionLifetime allows TLS sessions to be resumed, for this long after the full
 	// handshake, at most 7 days. A session issued on a resumed connection cannot
 	// be resumed, so that a lineage of sessions ends. Every resumption and every
@@ -102,6 +107,10 @@ type Guard struct {
 	lifetime   time.Duration
 	reportOnly bool
 
+	denied   *DenyList
+	recent   recentClients
+	running  atomic.Int32 // calls of Run
+	polled   atomic.Int64 // when files were last looked at, Unix nanoseconds
 	evidence *evidence.Engine
 	dns      *dnscache.Cache
 	verdicts *lru.Cache[verdictKey, *verdict]
@@ -119,7 +128,7 @@ func New(cfg Config) (*Guard, error) {
 	g := &Guard{
 		roots: cfg.Roots, policy: cfg.Policy, shadow: cfg.Shadow, accounts: cfg.Accounts, verify: cfg.Verify,
 		deny: cfg.Deny, observe: cfg.Observe, logger: cfg.Logger, limits: cfg.Limits, clock: cfg.Now,
-		own: slices.Clone(cfg.OwnNetworks), lifetime: cfg.SessionLifetime, reportOnly: cfg.InsecureReportOnly,
+		own: slices.Clone(cfg.OwnNetworks), lifetime: cfg.SessionLifetime, reportOnly: cfg.InsecureReportOnly, denied: cfg.Denied, recent: recentClients{store: cfg.Store},
 	}
 	if g.logger == nil {
 		g.logger = slog.Default()
@@ -248,30 +257,58 @@ func (g *Guard) built() bool { return g != nil && g.evidence != nil }
 
 func (g *Guard) now() time.Time { return g.clock() }
 
-// Run keeps revocation evidence and DNS answers current until ctx ends, and
-// returns ctx's error. It is not required: without it, what is due is refreshed
-// in the background by the first request that meets it.
+// Run fetches the revocation evidence of all that Roots name and of the clients
+// before the last start (Config.Store), keeps evidence and DNS answers current, and
+// watches files (LoadCRLs, LoadDenyList) until ctx ends, and returns ctx's error. It
+// is not required: without it, what is due is refreshed in the background by the
+// first request that meets it.
 func (g *Guard) Run(ctx context.Context) error {
 	if !g.built() {
 		return denied(unbuilt())
 	}
+	g.running.Add(1)
+	defer g.running.Add(-1)
+	g.prefetchRecent(ctx)
+	var roots *rootsState
 	for {
+		g.poll(g.now())
+		if now := g.roots.state.Load(); now != roots {
+			roots = now
+			g.prefetch(ctx)
+		}
 		g.evidence.RefreshDue(ctx)
 		g.dns.RefreshDue(ctx)
+		g.recent.save(g.now(), false)
 		timer := time.NewTimer(g.pause())
 		select {
 		case <-ctx.Done():
 			timer.Stop()
+			g.recent.save(g.now(), true)
 			return ctx.Err()
 		case <-timer.C:
 		}
 	}
 }
 
+// poll looks at the deny list's file, at most once in a while.
+func (g *Guard) poll(now time.Time) {
+	if g.denied == nil {
+		return
+	}
+	last := g.polled.Load()
+	if passed := now.Sub(time.Unix(0, last)); passed >= 0 && passed < filesEvery || !g.polled.CompareAndSwap(last, now.UnixNano()) {
+		return
+	}
+	g.denied.poll()
+}
+
 // pause is the time until something is due, between a second and a minute: new
 // sources appear with new clients.
 func (g *Guard) pause() time.Duration {
 	now, wait := g.now(), time.Minute
+	if g.denied != nil {
+		wait = filesEvery
+	}
 	for _, next := range []func() (time.Time, bool){g.evidence.NextDue, g.dns.NextDue} {
 		if at, ok := next(); ok {
 			wait = min(wait, at.Sub(now))
@@ -298,9 +335,12 @@ func (g *Guard) Refresh(ctx context.Context) error {
 	return failed.err()
 }
 
-// Ready returns nil if the Guard works with the roots and the policy that it was
-// last given, and the error of the last Replace or Reload if that failed and an
-// earlier state is still in use.
+// Ready returns nil if the Guard works with the roots, the policy, the deny list
+// and the CRL files that it was last given, or the error of the last Replace or
+// Reload that failed, where an earlier state is still in use. While Run runs it also
+// says which authorities have no revocation evidence: of the CA certificates that
+// Roots hold below their anchors, and from Revocation.Sources. What only a
+// client's certificate names is not known before that client comes.
 func (g *Guard) Ready() error {
 	if !g.built() {
 		return denied(unbuilt())
@@ -314,5 +354,31 @@ func (g *Guard) Ready() error {
 	if g.shadow != nil && g.shadow.err() != nil {
 		failed = append(failed, g.shadow.err())
 	}
+	if err := g.denied.err(); err != nil {
+		failed = append(failed, err)
+	}
+	failed = append(failed, g.filesErrs()...)
+	if g.running.Load() > 0 {
+		if err := g.evidenceErr(); err != nil {
+			failed = append(failed, err)
+		}
+	}
 	return failed.err()
+}
+
+// filesErrs are the errors of the CRL files in use.
+func (g *Guard) filesErrs() []error {
+	var errs []error
+	seen := map[*CRLFiles]bool{}
+	for _, a := range g.roots.state.Load().authorities {
+		for _, s := range g.revocationOf(a).Sources {
+			if c, ok := s.(*CRLFiles); ok && !seen[c] {
+				seen[c] = true
+				if err := c.err(); err != nil {
+					errs = append(errs, err)
+				}
+			}
+		}
+	}
+	return errs
 }

@@ -63,6 +63,10 @@ func (g *Guard) report(ctx context.Context, d *Decision) (refused *Decision) {
 func (g *Guard) log(ctx context.Context, d *Decision) {
 	level, text := slog.LevelWarn, "mtls: client refused"
 	switch {
+	case d.Reason == "" && d.Tolerated():
+		text = "mtls: client admitted without revocation evidence (SoftFail)"
+	case d.Reason == "" && d.Late():
+		text = "mtls: client admitted on revocation evidence past its nextUpdate (Grace)"
 	case d.Reason == "":
 		level, text = slog.LevelDebug, "mtls: client admitted"
 	case d.ReportOnly || d.Handshake && g.reportOnly:
@@ -116,6 +120,9 @@ func (s Step) text() string {
 		b.WriteString("; " + p.Kind + " " + cut(p.Source, 256) + " " + p.Status)
 		if !p.Expires.IsZero() {
 			b.WriteString(" until " + p.Expires.UTC().Format(time.RFC3339))
+		}
+		if p.Late {
+			b.WriteString(" (late)")
 		}
 	}
 	return cut(b.String(), 2048)

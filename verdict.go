@@ -30,6 +30,7 @@ type verdict struct {
 	roots    *rootsState
 	policy   *policyState
 	shadow   *policyState
+	denied   *denyState
 	chain    candidate // that was chosen
 	known    []evidence.CertKey
 	news     *heard
@@ -63,7 +64,7 @@ func (v *verdict) live(g *Guard, now time.Time) bool {
 // present state.
 func (v *verdict) unchanged() bool {
 	g := v.guard
-	if v.roots != g.roots.state.Load() || v.policy != g.policy.state.Load() {
+	if v.roots != g.roots.state.Load() || v.policy != g.policy.state.Load() || v.denied != g.denied.current() {
 		return false
 	}
 	if g.shadow != nil && v.shadow != g.shadow.state.Load() {
@@ -122,6 +123,7 @@ func sameRaw(a, b [][]byte) bool {
 // phase: the client has proved that it holds the key.
 func (g *Guard) verdictFor(ctx context.Context, c *connInfo, certs []*x509.Certificate, staple []byte) (v *verdict, fresh bool, d *Decision) {
 	now := g.now()
+	g.poll(now)
 	if c != nil {
 		if v := c.verdict.p.Load(); v != nil && slices.Equal(v.certs, certs) && v.live(g, now) {
 			return v, false, nil
@@ -149,6 +151,7 @@ func (g *Guard) keep(c *connInfo, v *verdict) {
 	// cache of all with that.
 	if v.lean {
 		g.verdicts.Add(keyOf(c, v.raw), v)
+		g.recent.add(v.raw)
 	}
 	if c != nil {
 		c.verdict.p.Store(v)
@@ -187,7 +190,7 @@ func (g *Guard) decide(ctx context.Context, c *connInfo, raw [][]byte, staple []
 		d := g.newDecision(c)
 		v := &verdict{
 			guard: g, raw: cloneRaw(raw), decided: d.Time, decision: d,
-			roots: g.roots.state.Load(), policy: g.policy.state.Load(), news: &heard{},
+			roots: g.roots.state.Load(), policy: g.policy.state.Load(), denied: g.denied.current(), news: &heard{},
 		}
 		v.news.keys.Store(g.compromised.news.Load())
 		v.news.certificates.Store(g.evidence.News())
@@ -319,7 +322,9 @@ func (g *Guard) judgeRevocation(ctx context.Context, v *verdict, p *presented, a
 		d.refuse(ReasonRevoked, step)
 	case best.status == evidence.Good:
 		step.Outcome = OutcomePass
-		if best.skipped {
+		if best.soft {
+			step.Outcome = OutcomeTolerated
+		} else if best.skipped {
 			step.Outcome, step.Detail = OutcomeSkipped, "NoRevocation"
 		}
 		d.add(step)

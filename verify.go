@@ -131,6 +131,8 @@ type candidate struct {
 	keys      []KeyHash           // of chain[1:]
 	names     []string            // of the client's certificate
 	usable    bool                // false: the authority may not speak for the names
+	// candidates may belong to those who sign CRLs in the place of a CA of the chain.
+	candidates []*x509.Certificate
 }
 
 // connect finds the CA certificates among those sent that lead to an anchor of
@@ -175,7 +177,7 @@ func (p *presented) chains(roots *rootsState, now time.Time) ([]candidate, *refu
 			why = worse(why, explain(err, now))
 		}
 		for _, chain := range chains {
-			c := candidate{authority: a, chain: chain, keys: keysOf(chain), names: p.names, usable: true}
+			c := candidate{authority: a, chain: chain, keys: keysOf(chain), names: p.names, usable: true, candidates: slices.Concat(p.certs[1:], a.extra)}
 			if r := a.acceptable(chain, p.names); r != nil {
 				why = worse(why, r)
 				if r.reason != ReasonUntrustedIssuer {
@@ -222,6 +224,9 @@ func (a *authority) acceptable(chain []*x509.Certificate, names []string) *refus
 		if x509ext.NoRevAvail(c) {
 			return refusef(ReasonMalformedCertificate, "CA certificate %s with noRevAvail (RFC 9608 section 2)", quote(c.Subject.String()))
 		}
+	}
+	if r := constrained(chain); r != nil {
+		return r
 	}
 	for _, n := range names {
 		if !a.mayName(n) {

@@ -1,18 +1,21 @@
 package mtlstest
 
 import (
-	"encoding/base64"
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"fmt"
 	"io"
 	"math/big"
 	"net"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
-
-	"crypto/x509"
 
 	"golang.org/x/crypto/ocsp"
 
@@ -22,46 +25,39 @@ import (
 // Validity is how long what a RevocationServer says is current.
 const Validity = 24 * time.Hour
 
-// A Fault is what a RevocationServer does instead of answering properly.
-type Fault int
-
-// Faults of a RevocationServer. Those that only one protocol knows leave the
-// other without fault.
-const (
-	NoFault       Fault = iota
-	Down                // the connection is closed without an answer
-	Hang                // no answer until the asker gives up
-	InternalError       // status 500
-	NotFound            // status 404
-	HTML                // a page that says 200
-	Empty               // 200 without a body
-	Garbage             // 200 with bytes that are no DER
-	Truncated           // the proper answer without its last byte
-	Stale               // the proper answer of the day before yesterday
-	Future              // the proper answer of the day after tomorrow
-	WrongSigner         // signed by a stranger in the issuer's name
-	TryLater            // OCSP: tryLater (RFC 6960 section 2.3)
-	Unauthorized        // OCSP: unauthorized
-	UnknownCert         // OCSP: the status "unknown"
-	WrongSerial         // OCSP: an answer about another certificate
-	NoNextUpdate        // OCSP: without nextUpdate
-	Redirect            // to a link-local address
-)
+// listAge is how long a CRL is served before it is signed anew, by the clock.
+const listAge = time.Hour
 
 // A RevocationServer publishes the CRLs and OCSP responses of CAs over HTTP on
-// loopback. What it says is signed anew for each request, at the time of its
-// clock. It is safe for concurrent use.
+// loopback, signed at the time of its clock: a response for each request, with
+// its nonce (RFC 9654) and the hash of its CertID; a CRL when a revocation or an
+// hour has passed since the last one, under a higher number. A CRL has an ETag
+// and Last-Modified, and conditional requests are answered with status 304
+// (RFC 9110 section 13). It is safe for concurrent use.
 type RevocationServer struct {
-	t    TB
-	now  func() time.Time
-	base string
+	t       TB
+	now     func() time.Time
+	base    string
+	closing context.Context // ends with the test
 
-	mu       sync.Mutex
-	cas      []*CA
-	revoked  map[string]revocation // by CA and serial
-	crl      Fault
-	ocsp     Fault
-	requests map[string]int // by "crl" and "ocsp"
+	mu          sync.Mutex
+	cas         []*CA
+	revoked     map[string]revocation // by CA and serial
+	news        int                   // counts revocations and what takes them back
+	lists       map[*CA]*signedList   // the last one without fault
+	signed      int64                 // counts lists
+	crl         Fault
+	ocsp        Fault
+	requests    map[string]int // by "crl" and "ocsp"
+	notModified int
+}
+
+// signedList is a CRL as it is served.
+type signedList struct {
+	der      []byte
+	signed   time.Time // by the clock
+	modified time.Time // Last-Modified, another one for each list without fault
+	news     int
 }
 
 type revocation struct {
@@ -84,7 +80,9 @@ func NewRevocationServer(t TB, now func() time.Time) *RevocationServer {
 		t.Fatalf("mtlstest: NewRevocationServer: %v", err)
 		return nil
 	}
-	s := &RevocationServer{t: t, now: now, base: "http://" + l.Addr().String(), revoked: map[string]revocation{}, requests: map[string]int{}}
+	closing, closeHandlers := context.WithCancel(context.Background())
+	s := &RevocationServer{t: t, now: now, base: "http://" + l.Addr().String(), closing: closing,
+		revoked: map[string]revocation{}, lists: map[*CA]*signedList{}, requests: map[string]int{}}
 	server := &http.Server{Handler: s}
 	done := make(chan struct{})
 	go func() {
@@ -92,6 +90,7 @@ func NewRevocationServer(t TB, now func() time.Time) *RevocationServer {
 		_ = server.Serve(l) // until Close
 	}()
 	t.Cleanup(func() {
+		closeHandlers()
 		server.Close()
 		<-done
 	})
@@ -122,6 +121,7 @@ func (s *RevocationServer) RevokeCA(ca *CA, reason int) {
 func (s *RevocationServer) revoke(issuer *testpki.CA, c *x509.Certificate, reason int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.news++
 	s.revoked[revocationKey(issuer, c.SerialNumber)] = revocation{c.SerialNumber, s.now().Add(-time.Minute), reason}
 }
 
@@ -129,6 +129,7 @@ func (s *RevocationServer) revoke(issuer *testpki.CA, c *x509.Certificate, reaso
 func (s *RevocationServer) Restore(c *Certificate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.news++
 	delete(s.revoked, revocationKey(c.leaf.Issuer, c.leaf.Certificate.SerialNumber))
 }
 
@@ -146,17 +147,25 @@ func (s *RevocationServer) FailCRL(f Fault) { s.mu.Lock(); s.crl = f; s.mu.Unloc
 func (s *RevocationServer) FailOCSP(f Fault) { s.mu.Lock(); s.ocsp = f; s.mu.Unlock() }
 
 // Requests returns how many CRLs and OCSP responses were asked for.
+// NotModified tells how many of the CRLs the asker already had.
 func (s *RevocationServer) Requests() (crl, ocsp int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.requests["crl"], s.requests["ocsp"]
 }
 
+// NotModified returns how many requests for a CRL were answered with status 304.
+func (s *RevocationServer) NotModified() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.notModified
+}
+
 // Staple returns the OCSP response for a certificate as it is now, for a client
 // to staple (tls.Certificate.OCSPStaple).
 func (s *RevocationServer) Staple(c *Certificate) []byte {
 	s.t.Helper()
-	der, err := s.response(c.leaf.Issuer, c.leaf.Certificate.SerialNumber, NoFault)
+	der, err := s.response(c.leaf.Issuer, ocspRequest{serial: c.leaf.Certificate.SerialNumber, hash: crypto.SHA1}, NoFault)
 	if err != nil {
 		s.t.Fatalf("mtlstest: Staple: %v", err)
 	}
@@ -187,148 +196,145 @@ func (s *RevocationServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.requests[parts[0]]++
 	s.mu.Unlock()
-	if transportFault(w, r, fault) {
-		return
-	}
-	var der []byte
-	var err error
-	contentType := "application/pkix-crl"
-	switch parts[0] {
-	case "crl":
-		der, err = s.list(ca.pki, fault)
-	case "ocsp":
-		contentType = "application/ocsp-response"
-		var serial *big.Int
-		if serial, err = requestedSerial(r, parts[2:]); err == nil {
-			der, err = s.response(ca.pki, serial, fault)
-		}
-	default:
-		http.NotFound(w, r)
-		return
-	}
+	// While a body is unread, net/http does not see that the asker has gone.
+	body, err := io.ReadAll(io.LimitReader(r.Body, 64<<10))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if fault == Truncated {
+	if s.transportFault(w, r, fault) {
+		return
+	}
+	switch parts[0] {
+	case "crl":
+		s.serveList(w, r, ca, fault)
+	case "ocsp":
+		s.serveResponse(w, r, ca.pki, body, parts[2:], fault)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+func (s *RevocationServer) serveList(w http.ResponseWriter, r *http.Request, ca *CA, f Fault) {
+	list, err := s.list(ca, f)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	der := list.der
+	if f == Truncated {
 		der = der[:len(der)-1]
 	}
-	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Type", "application/pkix-crl")
+	w.Header().Set("ETag", fmt.Sprintf(`"%x"`, sha256.Sum256(der)))
+	status := &statusWriter{ResponseWriter: w}
+	http.ServeContent(status, r, "", list.modified, bytes.NewReader(der))
+	if status.code == http.StatusNotModified {
+		s.mu.Lock()
+		s.notModified++
+		s.mu.Unlock()
+	}
+}
+
+// statusWriter remembers the status.
+type statusWriter struct {
+	http.ResponseWriter
+	code int
+}
+
+func (w *statusWriter) WriteHeader(code int) {
+	w.code = code
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (s *RevocationServer) serveResponse(w http.ResponseWriter, r *http.Request, ca *testpki.CA, body []byte, rest []string, f Fault) {
+	request, err := parseOCSPRequest(r.Method, body, rest)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	der, err := s.response(ca, request, f)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	if f == Truncated {
+		der = der[:len(der)-1]
+	}
+	w.Header().Set("Content-Type", "application/ocsp-response")
 	_, _ = w.Write(der)
 }
 
-// transportFault plays a fault that needs no evidence, and reports whether it
-// did.
-func transportFault(w http.ResponseWriter, r *http.Request, f Fault) bool {
-	switch f {
-	case Down:
-		panic(http.ErrAbortHandler) // net/http closes the connection
-	case Hang:
-		<-r.Context().Done()
-	case InternalError:
-		http.Error(w, "internal error", http.StatusInternalServerError)
-	case NotFound:
-		http.NotFound(w, r)
-	case HTML:
-		w.Header().Set("Content-Type", "text/html")
-		_, _ = io.WriteString(w, "<html><body>Welcome to the hotel's network</body></html>")
-	case Empty:
-		w.WriteHeader(http.StatusOK)
-	case Garbage:
-		w.Header().Set("Content-Type", "application/octet-stream")
-		_, _ = io.WriteString(w, "this is no DER")
-	case Redirect:
-		http.Redirect(w, r, "http://169.254.169.254/latest/meta-data", http.StatusFound)
-	default:
-		return false
-	}
-	return true
-}
-
 // when returns thisUpdate of an answer with a fault.
-func (s *RevocationServer) when(f Fault) time.Time {
-	now := s.now()
+func when(now time.Time, f Fault) time.Time {
 	switch f {
 	case Stale:
 		return now.Add(-2 * Validity)
 	case Future:
 		return now.Add(2 * Validity)
+	case Older:
+		return now.Add(-time.Hour)
 	}
 	return now.Add(-time.Minute)
 }
 
-func (s *RevocationServer) list(ca *testpki.CA, f Fault) ([]byte, error) {
-	var entries []x509.RevocationListEntry
+// list returns the CRL of a CA: the last one, while it has no fault and nothing
+// has happened.
+func (s *RevocationServer) list(ca *CA, f Fault) (*signedList, error) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	last := s.lists[ca]
+	if f == NoFault && last != nil && last.news == s.news && !now.Before(last.signed) && now.Before(last.signed.Add(listAge)) {
+		return last, nil
+	}
+	this := when(now, f)
+	l := &signedList{signed: now, modified: this, news: s.news}
+	if f == NoFault && last != nil && !this.Truncate(time.Second).After(last.modified) {
+		// Two lists of one second would look like one to If-Modified-Since.
+		l.modified = last.modified.Add(time.Second)
+	}
+	var entries []x509.RevocationListEntry
 	for key, r := range s.revoked {
-		if strings.HasPrefix(key, string(ca.Certificate.RawSubjectPublicKeyInfo)) {
+		if strings.HasPrefix(key, string(ca.pki.Certificate.RawSubjectPublicKeyInfo)) && !(f == Older && r.at.After(this)) {
 			entries = append(entries, x509.RevocationListEntry{SerialNumber: r.serial, RevocationTime: r.at, ReasonCode: r.reason})
 		}
 	}
-	s.mu.Unlock()
-	this := s.when(f)
-	o := testpki.CRLOptions{Number: big.NewInt(this.Unix()), ThisUpdate: this, NextUpdate: this.Add(Validity), Entries: entries}
-	if f == WrongSigner {
-		stranger, err := testpki.NewRoot(testpki.Options{CommonName: ca.Certificate.Subject.CommonName})
-		if err != nil {
-			return nil, err
-		}
-		o.Signer = stranger
+	// The number grows with the clock, and from list to list of one second.
+	s.signed++
+	number := new(big.Int).Mul(big.NewInt(this.Unix()), big.NewInt(1_000_000))
+	number.Add(number, big.NewInt(s.signed))
+	var err error
+	l.der, err = faultyList(ca.pki, testpki.CRLOptions{Number: number, ThisUpdate: this, NextUpdate: this.Add(Validity), Entries: entries}, f)
+	if err != nil {
+		return nil, err
 	}
-	return ca.CRL(o)
+	if f == NoFault {
+		s.lists[ca] = l
+	}
+	return l, nil
 }
 
-func (s *RevocationServer) response(ca *testpki.CA, serial *big.Int, f Fault) ([]byte, error) {
-	switch f {
-	case TryLater:
-		return ocsp.TryLaterErrorResponse, nil
-	case Unauthorized:
-		return ocsp.UnauthorizedErrorResponse, nil
-	case WrongSerial:
-		serial = new(big.Int).Add(serial, big.NewInt(1))
+func (s *RevocationServer) response(ca *testpki.CA, request ocspRequest, f Fault) ([]byte, error) {
+	if len(request.nonce) > maxNonce || request.nonce != nil && len(request.nonce) == 0 {
+		return ocsp.MalformedRequestErrorResponse, nil
 	}
 	s.mu.Lock()
-	r, revoked := s.revoked[revocationKey(ca, serial)]
+	r, revoked := s.revoked[revocationKey(ca, request.serial)]
 	s.mu.Unlock()
-	this := s.when(f)
-	o := testpki.OCSPOptions{Status: ocsp.Good, Serial: serial, ThisUpdate: this, NextUpdate: this.Add(Validity), NoNextUpdate: f == NoNextUpdate}
-	switch {
-	case f == UnknownCert:
-		o.Status = ocsp.Unknown
-	case revoked:
+	now := s.now()
+	this := when(now, f)
+	o := testpki.OCSPOptions{Status: ocsp.Good, Serial: request.serial, Hash: request.hash,
+		ThisUpdate: this, NextUpdate: this.Add(Validity), NoNextUpdate: f == NoNextUpdate}
+	if revoked && !(f == Older && r.at.After(this)) {
 		o.Status, o.RevokedAt, o.Reason = ocsp.Revoked, r.at, r.reason
 	}
-	if f == WrongSigner {
-		stranger, err := testpki.NewRoot(testpki.Options{CommonName: ca.Certificate.Subject.CommonName})
+	if request.nonce != nil && f != NoNonce {
+		value, err := asn1.Marshal(request.nonce)
 		if err != nil {
 			return nil, err
 		}
-		forged := *ca
-		forged.Key = stranger.Key
-		ca = &forged
+		o.Extensions = []pkix.Extension{{Id: oidNonce, Value: value}}
 	}
-	return ca.OCSP(o)
-}
-
-// requestedSerial reads an OCSP request, by POST or GET (RFC 6960 appendix A.1).
-func requestedSerial(r *http.Request, rest []string) (*big.Int, error) {
-	var der []byte
-	var err error
-	if r.Method == http.MethodPost {
-		der, err = io.ReadAll(io.LimitReader(r.Body, 64<<10))
-	} else {
-		encoded, unescapeErr := url.PathUnescape(strings.Join(rest, "/"))
-		if unescapeErr != nil {
-			return nil, unescapeErr
-		}
-		der, err = base64.StdEncoding.DecodeString(encoded)
-	}
-	if err != nil {
-		return nil, err
-	}
-	request, err := ocsp.ParseRequest(der)
-	if err != nil {
-		return nil, err
-	}
-	return request.SerialNumber, nil
+	return faultyResponse(ca, o, now, f)
 }

@@ -48,18 +48,26 @@ func sound(ca *testpki.CA) list {
 
 func (l list) sign(t testing.TB, key crypto.Signer) []byte {
 	t.Helper()
-	parts := [][]byte{l.version, l.inner, l.issuer, l.thisUpdate, l.nextUpdate, l.revoked}
-	if l.extensions != nil {
-		parts = append(parts, tlv(0xa0, tlv(0x30, l.extensions...)))
-	}
-	tbs := tlv(0x30, append(parts, l.afterFields)...)
+	tbs := l.tbs()
 	signature, err := crypto.SignMessage(key, rand.Reader, tbs, crypto.SHA256)
 	require.NoError(t, err)
 	der := tlv(0x30, tbs, l.outer, tlv(3, []byte{0}, signature), l.afterTBS)
 	return append(der, l.after...)
 }
 
+// unsigned is for ParseUnverified.
+func (l list) unsigned() []byte { return tlv(0x30, l.tbs(), l.outer, tlv(3, []byte{0})) }
+
+func (l list) tbs() []byte {
+	parts := [][]byte{l.version, l.inner, l.issuer, l.thisUpdate, l.nextUpdate, l.revoked}
+	if l.extensions != nil {
+		parts = append(parts, tlv(0xa0, tlv(0x30, l.extensions...)))
+	}
+	return tlv(0x30, append(parts, l.afterFields)...)
+}
+
 var (
+	oidKeyUsage     = asn1.ObjectIdentifier{2, 5, 29, 15}
 	oidNumber       = asn1.ObjectIdentifier{2, 5, 29, 20}
 	oidReason       = asn1.ObjectIdentifier{2, 5, 29, 21}
 	oidInvalidity   = asn1.ObjectIdentifier{2, 5, 29, 24}
@@ -111,6 +119,33 @@ func rawEntry(serial []byte, extensions ...[]byte) []byte {
 }
 
 func reason(code byte) []byte { return ext(oidReason, false, []byte{0x0a, 1, code}) }
+
+// delta is the deltaCRLIndicator.
+func delta(base byte) []byte            { return ext(oidDelta, true, []byte{2, 1, base}) }
+func number(n byte) []byte              { return ext(oidNumber, false, []byte{2, 1, n}) }
+func freshest(points ...[]byte) []byte  { return ext(oidFreshest, false, tlv(0x30, points...)) }
+func certIssuer(names ...[]byte) []byte { return ext(oidCertIssuer, true, tlv(0x30, names...)) }
+
+func directory(name []byte) []byte     { return tlv(0xa4, name) }
+func relative(rdn []byte) []byte       { return tlv(0xa0, tlv(0xa1, rdn)) }
+func crlIssuer(names ...[]byte) []byte { return tlv(0xa2, names...) }
+func pointReasons(bits ...byte) []byte { return tlv(0x81, bits) }
+func onlyReasons(bits ...byte) []byte  { return tlv(0x83, bits) }
+
+// attribute is the one AttributeTypeAndValue of an RDN.
+func attribute(text string) []byte {
+	return tlv(0x30, []byte{6, 3, 0x55, 4, 3}, tlv(0x0c, []byte(text)))
+}
+
+// below appends an RDN to the DER of a Name.
+func below(name []byte, rdn []byte) []byte {
+	in := cryptobyte.String(name)
+	var rdns cryptobyte.String
+	if !in.ReadASN1(&rdns, cbasn1.SEQUENCE) {
+		panic("not a Name")
+	}
+	return tlv(0x30, rdns, tlv(0x31, rdn))
+}
 
 func uri(s string) []byte             { return tlv(0x86, []byte(s)) }
 func fullName(names ...[]byte) []byte { return tlv(0xa0, tlv(0xa0, names...)) }

@@ -7,16 +7,14 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"fmt"
 	"math/big"
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/mtlsguard/mtls/internal/crl"
 	"github.com/mtlsguard/mtls/internal/testpki"
 	"github.com/mtlsguard/mtls/internal/x509ext"
+	"github.com/stretchr/testify/require"
 )
 
 func newCA(t testing.TB, o testpki.Options) *testpki.CA {
@@ -47,16 +45,47 @@ func TestSoundListIsAccepted(t *testing.T) {
 	require.Equal(t, int64(5), l.Number.Int64())
 	require.Equal(t, ca.Certificate.SubjectKeyId, l.AuthorityKeyID)
 	require.Equal(t, 1, l.Len())
-	require.True(t, l.IssuedBy(ca.Certificate))
+	require.Nil(t, l.BaseNumber)
+	require.Nil(t, l.Freshest)
+	require.False(t, l.Version1 || l.Delta() || l.Indirect())
+	require.True(t, l.SignedBy(ca.Certificate))
 	require.NoError(t, l.CheckTime(testpki.Epoch, 0))
-	require.NoError(t, l.Covers(issue(t, ca, testpki.Options{})))
-	e, ok := l.Lookup(big.NewInt(7))
+	requireCovers(t, l, issue(t, ca, testpki.Options{}))
+	e, ok := l.Lookup(numbered(ca, 7))
 	require.True(t, ok)
 	require.Equal(t, crl.Entry{Date: testpki.Epoch.Add(-48 * time.Hour)}, e)
-	_, ok = l.Lookup(big.NewInt(8))
+	_, ok = l.Lookup(numbered(ca, 8))
 	require.False(t, ok)
-	_, ok = l.Lookup(nil)
-	require.False(t, ok)
+	for name, cert := range map[string]*x509.Certificate{
+		"no certificate":          nil,
+		"no serial number":        {RawIssuer: l.RawIssuer},
+		"another issuer":          {RawIssuer: tlv(0x30), SerialNumber: big.NewInt(7)},
+		"no issuer":               {SerialNumber: big.NewInt(7)},
+		"an issuer one bit apart": {RawIssuer: append(l.RawIssuer[:len(l.RawIssuer)-1:len(l.RawIssuer)-1], l.RawIssuer[len(l.RawIssuer)-1]^1), SerialNumber: big.NewInt(7)},
+	} {
+		_, ok = l.Lookup(cert)
+		require.False(t, ok, name)
+	}
+}
+
+// numbered is as much of a certificate as Lookup looks at.
+func numbered(ca *testpki.CA, serial int64) *x509.Certificate {
+	return &x509.Certificate{RawIssuer: ca.Certificate.RawSubject, SerialNumber: big.NewInt(serial)}
+}
+
+// requireCovers demands all reasons.
+func requireCovers(t testing.TB, l *crl.List, cert *x509.Certificate, message ...any) {
+	t.Helper()
+	reasons, err := l.Covers(cert)
+	require.NoError(t, err, message...)
+	require.Equal(t, x509ext.AllReasons, reasons, message...)
+}
+
+func requireNotCovers(t testing.TB, l *crl.List, cert *x509.Certificate, message ...any) {
+	t.Helper()
+	reasons, err := l.Covers(cert)
+	require.ErrorIs(t, err, crl.ErrScope, message...)
+	require.Zero(t, reasons, message...)
 }
 
 // TestParser changes one thing about a sound and correctly signed list.
@@ -82,7 +111,7 @@ func TestParser(t *testing.T) {
 			l.thisUpdate, l.nextUpdate = generalTime(testpki.Epoch), generalTime(testpki.Epoch.Add(time.Hour))
 		}), nil},
 		{"no extensions at all", edit(func(l *list) { l.extensions = nil }), nil},
-		{"unknown extension that is not critical", edit(extend(ext(oidUnknown, false, nil), ext(oidFreshest, false, nil))), nil},
+		{"unknown extension that is not critical", edit(extend(ext(oidUnknown, false, nil))), nil},
 		{"critical cRLNumber", edit(func(l *list) { l.extensions = [][]byte{ext(oidNumber, true, []byte{2, 1, 5})} }), nil},
 		{"empty issuing distribution point", edit(extend(idp())), nil},
 		{"flags spelled out as false", edit(extend(idp(flag(1, 0), flag(2, 0), flag(4, 0), flag(5, 0)))), nil},
@@ -98,7 +127,12 @@ func TestParser(t *testing.T) {
 		{"trailing data in tbsCertList", edit(func(l *list) { l.afterFields = []byte{5, 0} }), crl.ErrMalformed},
 		{"version 1 spelled out", edit(func(l *list) { l.version = []byte{2, 1, 0} }), crl.ErrMalformed},
 		{"version 3", edit(func(l *list) { l.version = []byte{2, 1, 2} }), crl.ErrMalformed},
-		{"version absent", edit(func(l *list) { l.version = nil }), crl.ErrMalformed},
+		{"version 1", edit(func(l *list) { l.version, l.extensions = nil, nil }), nil},
+		{"version 1 with extensions", edit(func(l *list) { l.version = nil }), crl.ErrMalformed},
+		{"version 1 with entry extensions", edit(func(l *list) {
+			l.version, l.extensions, l.revoked = nil, nil, tlv(0x30, entry(7, reason(1)))
+		}), crl.ErrMalformed},
+		{"version 1 without nextUpdate", edit(func(l *list) { l.version, l.extensions, l.nextUpdate = nil, nil, nil }), crl.ErrUnusable},
 		{"inner algorithm differs", edit(func(l *list) { l.inner = append(ecdsaSHA256[:11:11], 3) }), crl.ErrMalformed},
 		{"thisUpdate absent", edit(func(l *list) { l.thisUpdate, l.nextUpdate = nil, nil }), crl.ErrMalformed},
 		{"thisUpdate with an offset", edit(func(l *list) { l.thisUpdate = tlv(0x17, []byte("2601010000+0100")) }), crl.ErrMalformed},
@@ -115,15 +149,25 @@ func TestParser(t *testing.T) {
 		{"malformed authority key identifier", edit(func(l *list) { l.extensions = [][]byte{ext(oidAuthorityKey, false, []byte{5, 0})} }), crl.ErrMalformed},
 
 		{"unknown critical extension", edit(extend(ext(oidUnknown, true, nil))), crl.ErrUnusable},
-		{"critical freshestCRL", edit(extend(ext(oidFreshest, true, nil))), crl.ErrUnusable},
+		{"freshestCRL", edit(extend(freshest(point(fullName(uri("http://a")))))), nil},
+		{"critical freshestCRL", edit(extend(ext(oidFreshest, true, tlv(0x30, point(fullName(uri("http://a"))))))), nil},
+		{"malformed freshestCRL", edit(extend(freshest(point()))), crl.ErrMalformed},
 		{"critical authority key identifier", edit(func(l *list) {
 			l.extensions = [][]byte{ext(oidAuthorityKey, true, tlv(0x30, tlv(0x80, ca.Certificate.SubjectKeyId)))}
-		}), crl.ErrUnusable},
-		{"delta CRL", edit(extend(ext(oidDelta, true, []byte{2, 1, 1}))), crl.ErrUnusable},
-		{"delta CRL that is not marked critical", edit(extend(ext(oidDelta, false, []byte{2, 1, 1}))), crl.ErrUnusable},
-		{"indirect CRL", edit(extend(idp(flag(4, 0xff)))), crl.ErrUnusable},
-		{"indirect CRL that is not marked critical", edit(extend(ext(oidIDP, false, tlv(0x30, flag(4, 0xff))))), crl.ErrUnusable},
-		{"only some reasons", edit(extend(idp(tlv(0x83, []byte{6, 0x40})))), crl.ErrUnusable},
+		}), nil},
+		{"delta CRL", edit(extend(delta(1))), nil},
+		{"delta CRL that is not marked critical", edit(extend(ext(oidDelta, false, []byte{2, 1, 1}))), nil},
+		{"delta CRL: removeFromCRL", edit(func(l *list) { extend(delta(1))(l); revoke(entry(7, reason(8)))(l) }), nil},
+		{"delta CRL: malformed base number", edit(extend(ext(oidDelta, true, []byte{2, 1, 0xff}))), crl.ErrMalformed},
+		{"delta CRL without a number", edit(func(l *list) { l.extensions = [][]byte{delta(1)} }), crl.ErrUnusable},
+		{"delta CRL with a freshestCRL", edit(extend(delta(1), freshest(point(fullName(uri("http://a")))))), crl.ErrUnusable},
+		{"delta CRL with a freshestCRL before it", edit(extend(freshest(point(fullName(uri("http://a")))), delta(1))), crl.ErrUnusable},
+		{"indirect CRL", edit(extend(idp(flag(4, 0xff)))), nil},
+		{"indirect CRL that is not marked critical", edit(extend(ext(oidIDP, false, tlv(0x30, flag(4, 0xff))))), nil},
+		{"only some reasons", edit(extend(idp(tlv(0x83, []byte{6, 0x40})))), nil},
+		{"only some reasons: none", edit(extend(idp(tlv(0x83, []byte{0})))), crl.ErrUnusable},
+		{"only some reasons: unused", edit(extend(idp(tlv(0x83, []byte{7, 0x80})))), crl.ErrUnusable},
+		{"only some reasons: malformed", edit(extend(idp(tlv(0x83, []byte{8, 0x40})))), crl.ErrMalformed},
 		{"only attribute certificates", edit(extend(idp(flag(5, 0xff)))), crl.ErrUnusable},
 		{"only user and only CA certificates", edit(extend(idp(flag(1, 0xff), flag(2, 0xff)))), crl.ErrUnusable},
 
@@ -154,7 +198,7 @@ func TestParser(t *testing.T) {
 			l, err := crl.ParseAndVerify(test.der, ca.Certificate)
 			if test.want == nil {
 				require.NoError(t, err)
-				_, ok := l.Lookup(big.NewInt(7))
+				_, ok := l.Lookup(numbered(ca, 7))
 				require.True(t, ok)
 				return
 			}
@@ -219,43 +263,11 @@ func TestThreat51_UnsignedOrForeignCRL(t *testing.T) {
 	t.Run("the same list at two issuers", func(t *testing.T) {
 		l, err := crl.ParseAndVerify(der, ca.Certificate)
 		require.NoError(t, err)
-		require.False(t, l.IssuedBy(other.Certificate), "same name, another key")
-		require.False(t, l.IssuedBy(nil))
+		require.False(t, l.SignedBy(other.Certificate), "same name, another key")
+		require.False(t, l.SignedBy(nil))
+		renamed := newCA(t, testpki.Options{CommonName: "Acme CA 2", Key: ca.Key})
+		require.False(t, l.SignedBy(renamed.Certificate), "same key, another name")
 	})
-}
-
-func TestIssuerWithoutTheRightToSignLists(t *testing.T) {
-	withUsage := func(value byte) testpki.Options {
-		return testpki.Options{Template: func(c *x509.Certificate) {
-			c.KeyUsage = 0
-			c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{
-				Id: []int{2, 5, 29, 15}, Critical: true, Value: []byte{3, 2, 1, value},
-			})
-		}}
-	}
-	absent := testpki.Options{Template: func(c *x509.Certificate) { c.KeyUsage = 0 }}
-	for _, test := range []struct {
-		name    string
-		options testpki.Options
-		ok      bool
-	}{
-		{"key usage absent", absent, true},
-		{"key usage cRLSign", testpki.Options{KeyUsage: x509.KeyUsageCRLSign}, true},
-		{"key usage certSign only", testpki.Options{KeyUsage: x509.KeyUsageCertSign}, false},
-		{"key usage present and empty", withUsage(0), false},
-		{"not a CA", testpki.Options{Template: func(c *x509.Certificate) { c.IsCA = false }}, false},
-		{"no basic constraints", testpki.Options{Template: func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = false, false }}, false},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			ca := newCA(t, test.options)
-			_, err := crl.ParseAndVerify(sound(ca).sign(t, ca.Key), ca.Certificate)
-			if test.ok {
-				require.NoError(t, err)
-				return
-			}
-			require.ErrorIs(t, err, crl.ErrIssuer)
-		})
-	}
 }
 
 // A list that revokes nothing must not lock everybody out (pomerium #4471), and
@@ -269,8 +281,8 @@ func TestThreat58_EmptyAndExpiredCRL(t *testing.T) {
 		parsed, err := crl.ParseAndVerify(l.sign(t, ca.Key), ca.Certificate)
 		require.NoError(t, err, name)
 		require.Zero(t, parsed.Len())
-		require.NoError(t, parsed.Covers(cert))
-		_, ok := parsed.Lookup(cert.SerialNumber)
+		requireCovers(t, parsed, cert)
+		_, ok := parsed.Lookup(cert)
 		require.False(t, ok)
 	}
 
@@ -299,117 +311,43 @@ func TestThreat58_EmptyAndExpiredCRL(t *testing.T) {
 	})
 	t.Run("the zero List", func(t *testing.T) {
 		require.Error(t, new(crl.List).CheckTime(testpki.Epoch, skew))
-		require.Error(t, new(crl.List).Covers(cert))
-		require.False(t, new(crl.List).IssuedBy(ca.Certificate))
+		requireNotCovers(t, new(crl.List), cert)
+		requireNotCovers(t, new(crl.List), new(x509.Certificate))
+		_, ok := new(crl.List).Lookup(cert)
+		require.False(t, ok)
+		require.Zero(t, new(crl.List).Len())
+		require.Positive(t, new(crl.List).Size())
+		require.False(t, new(crl.List).SignedBy(ca.Certificate))
 	})
 }
 
 // A delta, an indirect list, one for some reasons only or with an unknown
-// critical extension says nothing about a certificate that it does not mention.
+// critical extension does not say "not revoked" about a certificate that it does
+// not mention, whatever crypto/x509 makes of it.
 func TestThreat59_DeltaIndirectCritical(t *testing.T) {
 	ca := newCA(t, testpki.Options{})
-	for name, extra := range map[string]pkix.Extension{
-		"delta":    {Id: oidDelta, Critical: true, Value: []byte{2, 1, 1}},
-		"indirect": {Id: oidIDP, Critical: true, Value: tlv(0x30, flag(4, 0xff))},
-		"reasons":  {Id: oidIDP, Critical: true, Value: tlv(0x30, tlv(0x83, []byte{6, 0x40}))},
-		"unknown":  {Id: oidUnknown, Critical: true},
-	} {
+	other := newCA(t, testpki.Options{})
+	own, foreign := issue(t, ca, testpki.Options{}), issue(t, other, testpki.Options{})
+	parse := func(extra pkix.Extension) (*crl.List, error) {
 		der, err := ca.CRL(testpki.CRLOptions{Extra: []pkix.Extension{extra}})
 		require.NoError(t, err)
 		_, err = x509.ParseRevocationList(der)
 		require.NoError(t, err, "crypto/x509 would take it")
-		_, err = crl.ParseAndVerify(der, ca.Certificate)
-		require.ErrorIs(t, err, crl.ErrUnusable, name)
+		return crl.ParseAndVerify(der, ca.Certificate)
 	}
-}
-
-func TestLookup(t *testing.T) {
-	ca := newCA(t, testpki.Options{})
-	l := sound(ca)
-	l.revoked = tlv(0x30,
-		rawEntry([]byte{0x00, 0xff}, reason(6)),
-		rawEntry([]byte{0xfd, 0x78, 0xa8, 0x4e}), // the CA meant 0xfd78a84e
-		rawEntry([]byte{5}, reason(1)),
-		rawEntry([]byte{5}, reason(4)),
-		rawEntry([]byte{0}),
-		rawEntry([]byte{1, 0}, reason(0)),
-		rawEntry([]byte{1}),
-	)
-	parsed, err := crl.ParseAndVerify(l.sign(t, ca.Key), ca.Certificate)
+	_, err := parse(pkix.Extension{Id: oidUnknown, Critical: true})
+	require.ErrorIs(t, err, crl.ErrUnusable)
+	l, err := parse(pkix.Extension{Id: oidDelta, Critical: true, Value: []byte{2, 1, 1}})
 	require.NoError(t, err)
-	require.Equal(t, 7, parsed.Len())
-	date := testpki.Epoch.Add(-48 * time.Hour)
-	for _, test := range []struct {
-		name   string
-		serial int64
-		want   *crl.Entry
-	}{
-		{"certificateHold is revoked", 0xff, &crl.Entry{Reason: 6, HasReason: true, Date: date}},
-		{"written as a negative number", 0xfd78a84e, &crl.Entry{Date: date}},
-		{"twice: the first counts", 5, &crl.Entry{Reason: 1, HasReason: true, Date: date}},
-		{"zero", 0, &crl.Entry{Date: date}},
-		{"two octets, unspecified", 256, &crl.Entry{HasReason: true, Date: date}},
-		{"one octet", 1, &crl.Entry{Date: date}},
-		{"a prefix", 0xfd78, nil},
-		{"absent", 2, nil},
-		{"above all", 1 << 40, nil},
-		{"negative", -5, nil},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			got, ok := parsed.Lookup(big.NewInt(test.serial))
-			require.Equal(t, test.want != nil, ok)
-			if ok {
-				require.Equal(t, *test.want, got)
-			}
-		})
-	}
-}
-
-// Every entry of a large list in random order is found, and nothing else.
-func TestLookupAgreesWithCryptoX509(t *testing.T) {
-	ca := newCA(t, testpki.Options{})
-	var entries []x509.RevocationListEntry
-	for i := range 2000 {
-		b := make([]byte, 1+i%20)
-		rand.Read(b)
-		b[0] |= 1
-		entries = append(entries, x509.RevocationListEntry{
-			SerialNumber: new(big.Int).SetBytes(b), RevocationTime: testpki.Epoch.Add(-time.Duration(i) * time.Hour), ReasonCode: i % 7,
-		})
-	}
-	der, err := ca.CRL(testpki.CRLOptions{Entries: entries})
+	requireNotCovers(t, l, own, "delta")
+	l, err = parse(pkix.Extension{Id: oidIDP, Critical: true, Value: tlv(0x30, flag(4, 0xff))})
 	require.NoError(t, err)
-	l, err := crl.ParseAndVerify(der, ca.Certificate)
+	requireNotCovers(t, l, foreign, "indirect")
+	l, err = parse(pkix.Extension{Id: oidIDP, Critical: true, Value: tlv(0x30, tlv(0x83, []byte{6, 0x40}))})
 	require.NoError(t, err)
-	requireSameEntries(t, der, l)
-	absent := new(big.Int).Lsh(big.NewInt(1), 200)
-	_, ok := l.Lookup(absent)
-	require.False(t, ok)
-}
-
-// requireSameEntries compares with what crypto/x509 makes of the list.
-func requireSameEntries(t *testing.T, der []byte, l *crl.List) {
-	t.Helper()
-	want, err := x509.ParseRevocationList(der)
+	reasons, err := l.Covers(own)
 	require.NoError(t, err)
-	require.True(t, want.ThisUpdate.Equal(l.ThisUpdate))
-	require.True(t, want.NextUpdate.Equal(l.NextUpdate))
-	require.Equal(t, want.RawIssuer, l.RawIssuer)
-	require.Equal(t, want.AuthorityKeyId, l.AuthorityKeyID)
-	require.Zero(t, want.Number.Cmp(l.Number))
-	require.Len(t, want.RevokedCertificateEntries, l.Len())
-	seen := map[string]bool{}
-	for _, e := range want.RevokedCertificateEntries {
-		got, ok := l.Lookup(e.SerialNumber)
-		require.True(t, ok, e.SerialNumber)
-		// A negative number shares its place with the positive one of the same
-		// octets; the first of several entries counts.
-		if key := fmt.Sprint(e.SerialNumber); e.SerialNumber.Sign() > 0 && !seen[key] {
-			seen[key] = true
-			require.True(t, got.Date.Equal(e.RevocationTime), e.SerialNumber)
-			require.Equal(t, e.ReasonCode, got.Reason)
-		}
-	}
+	require.Equal(t, x509ext.KeyCompromise, reasons, "only some reasons")
 }
 
 func TestLargerCurve(t *testing.T) {
@@ -420,25 +358,4 @@ func TestLargerCurve(t *testing.T) {
 	require.NoError(t, err)
 	_, err = crl.ParseAndVerify(der, ca.Certificate)
 	require.NoError(t, err)
-}
-
-// Whoever bounds the memory of lists goes by their Size.
-func TestSizeIsThatOfTheMemory(t *testing.T) {
-	counted, taken := crl.EntrySize()
-	require.Equal(t, taken, counted)
-	ca := newCA(t, testpki.Options{})
-	size := func(n int) int {
-		o := testpki.CRLOptions{}
-		for i := range n {
-			o.Entries = append(o.Entries, x509.RevocationListEntry{SerialNumber: big.NewInt(1<<40 + int64(i)), RevocationTime: testpki.Epoch})
-		}
-		der, err := ca.CRL(o)
-		require.NoError(t, err)
-		l, err := crl.ParseAndVerify(der, ca.Certificate)
-		require.NoError(t, err)
-		return l.Size()
-	}
-	empty := size(0)
-	require.Positive(t, empty)
-	require.Equal(t, 1000*(taken+6), size(1000)-empty)
 }

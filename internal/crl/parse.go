@@ -15,14 +15,11 @@ import (
 )
 
 var (
-	oidReasonCode        = asn1.ObjectIdentifier{2, 5, 29, 21}
-	oidInvalidityDate    = asn1.ObjectIdentifier{2, 5, 29, 24}
-	oidCertificateIssuer = asn1.ObjectIdentifier{2, 5, 29, 29}
-
 	oidCRLNumber     = asn1.ObjectIdentifier{2, 5, 29, 20}
 	oidDeltaCRL      = asn1.ObjectIdentifier{2, 5, 29, 27}
 	oidIssuingPoint  = asn1.ObjectIdentifier{2, 5, 29, 28}
 	oidAuthorityKey  = asn1.ObjectIdentifier{2, 5, 29, 35}
+	oidFreshestCRL   = asn1.ObjectIdentifier{2, 5, 29, 46}
 	contextSpecific0 = cbasn1.Tag(0).ContextSpecific()
 )
 
@@ -31,6 +28,7 @@ type header struct {
 	signed    []byte // DER of tbsCertList
 	algorithm []byte // DER of signatureAlgorithm, inner and outer
 	signature []byte
+	version1  bool
 	rawIssuer []byte            // DER of the Name
 	rest      cryptobyte.String // of tbsCertList, from thisUpdate on
 }
@@ -59,11 +57,11 @@ func parseHeader(der []byte) (header, error) {
 	if !signed.ReadASN1(&tbs, cbasn1.SEQUENCE) {
 		return malformed("tbsCertList")
 	}
-	// Version 1 has no version field and no extensions, so no way to say that
-	// a list is a partial one.
+	// Version 2 says so with the number 1, version 1 by the absence of the field.
 	var version int64
-	if !tbs.ReadASN1Integer(&version) || version != 1 {
-		return malformed("not version 2")
+	h.version1 = !tbs.PeekASN1Tag(cbasn1.INTEGER)
+	if !h.version1 && (!tbs.ReadASN1Integer(&version) || version != 1) {
+		return malformed("neither version 1 nor version 2")
 	}
 	if !tbs.ReadASN1Element(&inner, cbasn1.SEQUENCE) || !tbs.ReadASN1Element(&issuer, cbasn1.SEQUENCE) {
 		return malformed("tbsCertList")
@@ -78,10 +76,26 @@ func parseHeader(der []byte) (header, error) {
 
 // parseBody parses the rest of tbsCertList.
 func parseBody(h header) (*List, error) {
-	malformed := func(what string) (*List, error) {
-		return nil, fmt.Errorf("%w: %s", ErrMalformed, what)
+	l, entries, err := parseFields(h)
+	if err != nil {
+		return nil, err
 	}
-	l := &List{RawIssuer: slices.Clone(h.rawIssuer)}
+	l.entries, err = parseEntries(entries, entryOptions{
+		indirect: l.Indirect(), delta: l.Delta(), v1: l.Version1, issuer: l.RawIssuer,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// parseFields parses the rest of tbsCertList but for the entries, whose DER it
+// returns: the extensions may say that they are not worth it.
+func parseFields(h header) (*List, cryptobyte.String, error) {
+	malformed := func(what string) (*List, cryptobyte.String, error) {
+		return nil, nil, fmt.Errorf("%w: %s", ErrMalformed, what)
+	}
+	l := &List{RawIssuer: slices.Clone(h.rawIssuer), Version1: h.version1}
 	in := h.rest
 	var ok bool
 	if l.ThisUpdate, ok = x509ext.ReadTime(&in); !ok {
@@ -89,34 +103,36 @@ func parseBody(h header) (*List, error) {
 	}
 	if !in.PeekASN1Tag(cbasn1.UTCTime) && !in.PeekASN1Tag(cbasn1.GeneralizedTime) {
 		// A list that never ends would hide every later revocation.
-		return nil, fmt.Errorf("%w: nextUpdate is missing", ErrUnusable)
+		return nil, nil, fmt.Errorf("%w: nextUpdate is missing", ErrUnusable)
 	}
 	if l.NextUpdate, ok = x509ext.ReadTime(&in); !ok {
 		return malformed("nextUpdate")
 	}
-	var revoked, wrapper, extensions cryptobyte.String
-	var hasRevoked, hasExtensions bool
-	if !in.ReadOptionalASN1(&revoked, &hasRevoked, cbasn1.SEQUENCE) ||
+	// RFC 5280 section 5.1.2.6 has revokedCertificates absent where nothing is
+	// revoked; an empty sequence, which some CAs write, says the same.
+	var entries, wrapper, extensions cryptobyte.String
+	var hasEntries, hasExtensions bool
+	if !in.ReadOptionalASN1(&entries, &hasEntries, cbasn1.SEQUENCE) ||
 		!in.ReadOptionalASN1(&wrapper, &hasExtensions, contextSpecific0.Constructed()) || !in.Empty() {
 		return malformed("tbsCertList")
 	}
-	// The extensions first: they may say that the entries are not worth it.
-	if hasExtensions {
-		if !wrapper.ReadASN1(&extensions, cbasn1.SEQUENCE) || !wrapper.Empty() {
-			return malformed("crlExtensions")
-		}
-		if err := l.parseExtensions(extensions); err != nil {
-			return nil, err
-		}
+	if !hasExtensions {
+		return l, entries, nil
 	}
-	// RFC 5280 section 5.1.2.6 has the field absent where nothing is revoked;
-	// an empty sequence, which some CAs write, says the same.
-	if err := l.entries.parse(revoked); err != nil {
-		return nil, err
+	if l.Version1 {
+		return malformed("crlExtensions in version 1")
 	}
-	return l, nil
+	if !wrapper.ReadASN1(&extensions, cbasn1.SEQUENCE) || !wrapper.Empty() {
+		return malformed("crlExtensions")
+	}
+	if err := l.parseExtensions(extensions); err != nil {
+		return nil, nil, err
+	}
+	return l, entries, nil
 }
 
+// parseExtensions heeds the extensions that it knows whether or not they are
+// critical, as they ought to be or ought not to be.
 func (l *List) parseExtensions(contents []byte) error {
 	extensions, err := x509ext.ParseExtensions(contents)
 	if err != nil {
@@ -125,28 +141,34 @@ func (l *List) parseExtensions(contents []byte) error {
 	for _, e := range extensions {
 		value := cryptobyte.String(e.Value)
 		switch {
-		case e.Id.Equal(oidDeltaCRL):
-			return fmt.Errorf("%w: a delta CRL", ErrUnusable)
-		case e.Id.Equal(oidIssuingPoint): // heeded even if it is not critical, as it ought to be
-			if l.scope, err = parseScope(value); err != nil {
-				return err
-			}
 		case e.Id.Equal(oidCRLNumber):
-			// RFC 5280 section 5.2.3: at most 20 octets, not negative.
-			var octets []byte
-			if !value.ReadASN1Integer(&octets) || !value.Empty() || len(octets) > 20 {
-				return fmt.Errorf("%w: cRLNumber", ErrMalformed)
-			}
-			l.Number = new(big.Int).SetBytes(octets)
-		case e.Id.Equal(oidAuthorityKey) && !e.Critical:
-			if l.AuthorityKeyID, err = parseAuthorityKey(value); err != nil {
-				return err
-			}
+			l.Number, err = parseNumber(value)
+		case e.Id.Equal(oidDeltaCRL):
+			l.BaseNumber, err = parseNumber(value)
+		case e.Id.Equal(oidIssuingPoint):
+			l.scope, err = parseScope(value, l.RawIssuer)
+		case e.Id.Equal(oidAuthorityKey):
+			l.AuthorityKeyID, err = parseAuthorityKey(value)
+		case e.Id.Equal(oidFreshestCRL):
+			l.Freshest, err = parseFreshest(value)
 		case e.Critical:
-			return fmt.Errorf("%w: critical extension %.64s", ErrUnusable, e.Id)
+			err = fmt.Errorf("%w: critical extension %.64s", ErrUnusable, e.Id)
+		}
+		if err != nil {
+			return err
 		}
 	}
-	return nil
+	return l.checkDelta()
+}
+
+// parseNumber parses a CRLNumber: at most 20 octets and not negative (RFC 5280
+// section 5.2.3).
+func parseNumber(value cryptobyte.String) (*big.Int, error) {
+	var octets []byte
+	if !value.ReadASN1Integer(&octets) || !value.Empty() || len(octets) > 20 {
+		return nil, fmt.Errorf("%w: CRL number", ErrMalformed)
+	}
+	return new(big.Int).SetBytes(octets), nil
 }
 
 // parseAuthorityKey returns the keyIdentifier, or nil where there is none.
@@ -164,90 +186,3 @@ func parseAuthorityKey(value cryptobyte.String) ([]byte, error) {
 	}
 	return append([]byte{}, keyID...), nil
 }
-
-// parse reads the contents of revokedCertificates.
-func (x *index) parse(in cryptobyte.String) error {
-	malformed := func(what string) error {
-		return fmt.Errorf("%w: entry %d: %s", ErrMalformed, len(x.entries), what)
-	}
-	// Growing step by step would need three times the memory.
-	count, size := 0, 0
-	for rest := in; !rest.Empty(); count++ {
-		var entry, serial cryptobyte.String
-		if !rest.ReadASN1(&entry, cbasn1.SEQUENCE) || !entry.ReadASN1(&serial, cbasn1.INTEGER) {
-			return malformed("revokedCertificates")
-		}
-		size += len(serial)
-	}
-	x.entries, x.keys = make([]indexEntry, 0, count), make([]byte, 0, size)
-	for !in.Empty() {
-		var entry, serial, extensions cryptobyte.String
-		var hasExtensions bool
-		if !in.ReadASN1(&entry, cbasn1.SEQUENCE) || !entry.ReadASN1(&serial, cbasn1.INTEGER) || !minimal(serial) {
-			return malformed("userCertificate")
-		}
-		if len(serial) > maxSerialLen {
-			return malformed("serial number too long")
-		}
-		date, ok := x509ext.ReadTime(&entry)
-		if !ok {
-			return malformed("revocationDate")
-		}
-		if !entry.ReadOptionalASN1(&extensions, &hasExtensions, cbasn1.SEQUENCE) || !entry.Empty() {
-			return malformed("crlEntryExtensions")
-		}
-		reason, err := parseEntryExtensions(extensions)
-		if err != nil {
-			return fmt.Errorf("entry %d: %w", len(x.entries), err)
-		}
-		x.add(serialKey(serial), date, reason)
-	}
-	x.sort()
-	return nil
-}
-
-// minimal reports whether the contents of an INTEGER are as short as DER
-// demands; a longer form of a serial number would never be found.
-func minimal(content []byte) bool {
-	if len(content) < 2 {
-		return len(content) == 1
-	}
-	return !(content[0] == 0 && content[1] < 0x80 || content[0] == 0xff && content[1] >= 0x80)
-}
-
-// parseEntryExtensions returns the reason, or noReason.
-func parseEntryExtensions(in cryptobyte.String) (int8, error) {
-	reason := int8(noReason)
-	for !in.Empty() {
-		e, ok := x509ext.ReadExtension(&in)
-		if !ok {
-			return 0, fmt.Errorf("%w: extension", ErrMalformed)
-		}
-		switch {
-		case e.Id.Equal(oidReasonCode):
-			value := cryptobyte.String(e.Value)
-			var code int
-			// RFC 5280 section 5.3.1: 7 is not used.
-			if reason != noReason || !value.ReadASN1Enum(&code) || !value.Empty() || code < 0 || code > 10 || code == 7 {
-				return 0, fmt.Errorf("%w: reasonCode", ErrMalformed)
-			}
-			if code == removeFromCRL {
-				return 0, fmt.Errorf("%w: removeFromCRL in a list that is not a delta", ErrUnusable)
-			}
-			reason = int8(code)
-		case e.Id.Equal(oidInvalidityDate):
-			// Understood and of no consequence, so that its value, for which
-			// some CAs take a UTCTime, is not looked at.
-		case e.Id.Equal(oidCertificateIssuer):
-			// It changes whose certificate this entry and the following ones
-			// mean, whether critical or not.
-			return 0, fmt.Errorf("%w: entry of an indirect CRL", ErrUnusable)
-		case e.Critical:
-			// RFC 5280 section 5.3: the whole list, not just the entry.
-			return 0, fmt.Errorf("%w: critical entry extension %.64s", ErrUnusable, e.Id)
-		}
-	}
-	return reason, nil
-}
-
-const removeFromCRL = 8

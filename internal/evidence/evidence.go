@@ -11,13 +11,12 @@ package evidence
 import (
 	"context"
 	"crypto/x509"
-	"fmt"
+	"errors"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/mtlsguard/mtls/internal/fetch"
-	"github.com/mtlsguard/mtls/internal/ocsp"
 	"github.com/mtlsguard/mtls/internal/x509ext"
 )
 
@@ -59,16 +58,33 @@ const (
 // Query asks for one certificate of a verified chain.
 type Query struct {
 	Cert, Issuer *x509.Certificate // Issuer is the next certificate of the chain
-	Leaf         bool
-	MaxAge       time.Duration // oldest thisUpdate of a statement that says good; zero: its nextUpdate
-	Fetch        *fetch.Client
-	Staple       []byte // an OCSP response that the client sent, or nil
+	// Above is the rest of the chain after Issuer; empty if Issuer is the anchor.
+	Above []*x509.Certificate
+	// Candidates are certificates, of whatever origin, that may belong to those who
+	// sign lists in the place of a CA of the chain. Nothing is believed of them but
+	// what a CA of the chain has signed.
+	Candidates []*x509.Certificate
+	Leaf       bool
+	MaxAge     time.Duration // oldest thisUpdate of a statement that says good; zero: its nextUpdate
+	Grace      time.Duration // for how long a statement counts after its nextUpdate; zero: not at all
+	Fetch      *fetch.Client
+	Staple     []byte // an OCSP response that the client sent, or nil
 	// Owner is who answers for the certificate: the SHA-256 of the key of its
 	// chain's anchor. Each has quotas of its own. Zero is an owner like any other.
 	Owner [32]byte
+	// Sources are the operator's own, asked besides those that the certificate
+	// names.
+	Sources []*Source
+	Mirrors []Mirror // where to ask instead of where certificates and lists say
+	// Nonce asks responders with a nonce, and takes no response without it
+	// (RFC 9654).
+	Nonce         bool
+	AllowVersion1 bool // lists of version 1 count
 
-	crlOnly bool // for the certificate of an OCSP responder
-	keep    bool // what is found revoked goes on record
+	crlOnly  bool                // for the certificate of somebody who signs in an issuer's place
+	vouchers int                 // how many of these there are already
+	doubts   []*x509.Certificate // whose status the answer decides
+	keep     bool                // what is found revoked goes on record
 }
 
 // maxAge is MaxAge where it counts: for a client's certificate.
@@ -79,6 +95,14 @@ func (q *Query) maxAge() time.Duration {
 	return q.MaxAge
 }
 
+// expires is when nobody will ask any more.
+func (q *Query) expires() time.Time {
+	if q.Cert == nil {
+		return q.Issuer.NotAfter
+	}
+	return q.Cert.NotAfter
+}
+
 // Proof is a statement that was looked at.
 type Proof struct {
 	Kind    string
@@ -86,12 +110,14 @@ type Proof struct {
 	Status  string
 	From    time.Time
 	Expires time.Time
+	Late    bool // it counts within the grace after its nextUpdate
 }
 
 // Finding is the answer to a Query. The zero Finding is unknown.
 type Finding struct {
 	Status     Status
 	Missing    bool   // no source is known at all
+	Silent     bool   // nothing is known only because sources do not answer
 	Detail     string // for the operator
 	Proofs     []Proof
 	Expires    time.Time // when a good status lapses; zero: with the certificate
@@ -115,86 +141,217 @@ func (e *Engine) Peek(q Query) Finding {
 }
 
 // Check answers after asking the sources that have no usable statement, and
-// waits for them until ctx ends; fetches then go on. A staple that is verified
-// and counts makes it wait for nothing.
+// waits for them until ctx ends; fetches then go on. Once something is known, by a
+// staple or from other sources, it waits only for those that were never asked
+// before, and with a staple for none.
 func (e *Engine) Check(ctx context.Context, q Query) Finding {
 	q.keep = true
 	src := e.sources(q, true)
 	stapled := e.takeStaple(q, src)
-	waits := e.startDue(q, src)
-	f := e.find(q, src, nil)
-	if len(waits) == 0 || stapled && f.Status != Unknown {
-		return f
+	var waited error
+	// A list that was fetched may name deltas: again, for those.
+	for range 3 {
+		known := e.find(q, src, waited).Status
+		waits := e.startDue(q, src)
+		if known == Good {
+			waits = slices.DeleteFunc(waits, func(w wait) bool { return !w.first || stapled })
+		}
+		if len(waits) == 0 {
+			break
+		}
+		if waited = await(ctx, waits); waited != nil {
+			break
+		}
+		src = e.sources(q, true)
 	}
-	return e.find(q, src, wait(ctx, waits))
+	return e.find(q, src, waited)
 }
 
 // Prime starts the fetches that Check would wait for, so that those of several
 // certificates run side by side. Like Check it makes the slot of a client's
 // staple, so that what one of its connections staples voids what is known to the
-// others.
+// others. Without a Cert it asks the Sources that speak for all that an issuer
+// has issued.
 func (e *Engine) Prime(q Query) {
 	e.startDue(q, e.sources(q, true))
 }
 
+// Await waits, until ctx ends, for what Prime has started.
+func (e *Engine) Await(ctx context.Context, q Query) {
+	for _, s := range e.sources(q, false).slots {
+		s.mu.Lock()
+		f := s.flight
+		s.mu.Unlock()
+		if f != nil {
+			_ = await(ctx, []wait{{done: f.done}})
+		}
+	}
+}
+
+// Supplied reports whether one of the Sources of a query without a Cert holds a
+// statement that is current.
+func (e *Engine) Supplied(q Query) bool {
+	now := e.now()
+	return slices.ContainsFunc(e.sources(q, false).slots, func(s *slot) bool {
+		h := s.held.Load()
+		return h != nil && slices.ContainsFunc(h.said, func(st *statement) bool {
+			_, _, err := st.checkTime(now, q.Grace)
+			return err == nil
+		})
+	})
+}
+
+// finding collects what statements say.
+type finding struct {
+	Finding
+	details        []string
+	said           []view
+	goods          int
+	unknowns       int
+	responses      int
+	silent, wrong  bool
+	reasons        x509ext.ReasonFlags // of lists that cover only some
+	reasonsExpires time.Time
+}
+
+func (f *finding) problem(text string, silent bool) {
+	f.details = append(f.details, text)
+	f.silent, f.wrong = f.silent || silent, f.wrong || !silent
+}
+
+func (f *finding) expire(t time.Time) {
+	if f.Expires.IsZero() || t.Before(f.Expires) {
+		f.Expires = t
+	}
+}
+
+func (f *finding) consider(v view) {
+	f.said = append(f.said, v)
+	f.Deps = append(f.Deps, v.deps...)
+	if v.problem != "" {
+		f.problem(v.problem, v.silent)
+	}
+	if v.proof.Kind == "" {
+		return
+	}
+	f.Proofs = append(f.Proofs, v.proof)
+	switch v.status {
+	case Revoked:
+		f.Status = Revoked
+		f.Compromise = f.Compromise || v.compromise
+		f.Detail = v.detail
+	case Good:
+		if v.proof.Kind != kindCRL.String() {
+			f.responses++
+		}
+		if v.reasons != x509ext.AllReasons {
+			f.reasons |= v.reasons
+			if f.reasonsExpires.IsZero() || v.proof.Expires.Before(f.reasonsExpires) {
+				f.reasonsExpires = v.proof.Expires
+			}
+			return
+		}
+		f.goods++
+		f.expire(v.proof.Expires)
+	default:
+		f.unknowns++
+		f.problem(v.proof.Source+" says that it does not know the certificate", false)
+	}
+}
+
+// slots looks at every slot. Lists and deltas are looked at together: a base may
+// come from one place and its delta from another.
+func (e *Engine) slots(f *finding, q Query, src sources, waited error, now time.Time) {
+	var lists, deltas, answers []item
+	for _, s := range src.slots {
+		h := s.held.Load()
+		f.Deps = append(f.Deps, Dep{s.markOf(h)})
+		f.RetryAfter = max(f.RetryAfter, s.retryAfter(now, q.maxAge()))
+		if h == nil {
+			// Without a delta the list itself still says what it says.
+			switch {
+			case s.kind == kindDelta:
+			case errors.Is(s.lastError(), errNothing):
+				f.details = append(f.details, s.problem(nil))
+			default:
+				f.problem(s.problem(waited), s.silent() || waited != nil)
+			}
+			continue
+		}
+		for _, st := range h.said {
+			it := item{s, st}
+			switch {
+			case st.list == nil && q.crlOnly:
+			case st.list == nil:
+				answers = append(answers, it)
+			case st.list.Delta():
+				deltas = append(deltas, it)
+			default:
+				lists = append(lists, it)
+			}
+		}
+	}
+	spoken := map[*slot]bool{}
+	for _, it := range lists {
+		v := e.view(it, deltas, q, now)
+		if it.slot.kind == kindOwn && v.proof.Kind == "" && !covers(it.statement, q) {
+			continue // a folder has lists for other certificates
+		}
+		spoken[it.slot] = true
+		f.consider(v)
+	}
+	for _, it := range answers {
+		f.consider(e.view(it, nil, q, now))
+	}
+	for _, d := range deltas {
+		if obsolete(d, lists) || slices.ContainsFunc(lists, func(it item) bool { return d.list.UsableWith(it.list) == nil }) {
+			continue
+		}
+		if v, ok := e.changes(d, q); ok {
+			f.consider(v)
+		}
+	}
+	for _, s := range src.slots {
+		if h := s.held.Load(); s.kind == kindOwn && !spoken[s] && h != nil && h.said[0].list != nil {
+			f.details = append(f.details, s.name()+": no list there is for the certificate")
+		}
+	}
+}
+
+// covers reports whether a list speaks for the certificate.
+func covers(st *statement, q Query) bool {
+	if st.list.Delta() {
+		return st.list.Amends(q.Cert) == nil
+	}
+	_, err := st.list.Covers(q.Cert)
+	return err == nil
+}
+
 // find looks at every slot and lets the worst answer win: revoked over unknown
 // by the issuer's own word, over good. A slot that holds nothing usable says
-// nothing; with no slot that says good the status is unknown. A revocation that was
+// nothing; with no slot that says good the status is unknown. Lists that each cover
+// some reasons say good together once they cover them all. A revocation that was
 // found before, under whichever certificate of the issuer, counts like one that a
 // slot holds.
 func (e *Engine) find(q Query, src sources, waited error) Finding {
 	now := e.now()
-	f := Finding{}
-	var details []string
-	goods, unknowns, responses := 0, 0, 0
-	var said []statement
-	consider := func(id sourceID, v view) {
-		said = append(said, statement{id, v})
-		f.Deps = append(f.Deps, v.deps...)
-		if v.problem != "" {
-			details = append(details, v.problem)
-		}
-		if v.proof.Kind == "" {
-			return
-		}
-		f.Proofs = append(f.Proofs, v.proof)
-		switch v.status {
-		case Revoked:
-			f.Status = Revoked
-			f.Compromise = f.Compromise || v.compromise
-			f.Detail = v.detail
-		case Good:
-			goods++
-			if v.proof.Kind != kindCRL.String() {
-				responses++
-			}
-			if f.Expires.IsZero() || v.proof.Expires.Before(f.Expires) {
-				f.Expires = v.proof.Expires
-			}
-		default:
-			unknowns++
-			details = append(details, v.proof.Source+" says that it does not know the certificate")
-		}
-	}
-	for _, s := range src.slots {
-		h := s.held.Load()
-		f.Deps = append(f.Deps, Dep{s.markOf(h)})
-		v := e.view(s, h, q, now)
-		if h == nil {
-			v.problem = s.problem(waited)
-		}
-		consider(s.id, v)
-		f.RetryAfter = max(f.RetryAfter, s.retryAfter(now, q.maxAge()))
-	}
+	f := &finding{}
+	e.slots(f, q, src, waited, now)
 	if src.staple != nil {
 		h := src.staple.held.Load()
 		f.Deps = append(f.Deps, Dep{src.staple.markOf(h)})
-		consider(src.staple.id, e.view(src.staple, h, q, now))
+		if h != nil {
+			f.consider(e.view(item{src.staple, h.said[0]}, nil, q, now))
+		}
 	}
 	if src.peek && q.Leaf && len(q.Staple) > 0 {
-		consider(sourceOf(kindStaple, nil), e.peekStaple(q, now))
+		f.consider(e.peekStaple(q, now))
 	}
-	for _, r := range e.known.settle(KeyOf(q.Cert, q.Issuer), said, q.keep) {
+	if f.reasons == x509ext.AllReasons {
+		f.goods++
+		f.expire(f.reasonsExpires)
+	}
+	for _, r := range e.known.settle(KeyOf(q.Cert, q.Issuer), f.said, q.keep) {
 		f.Status = Revoked
 		f.Compromise = f.Compromise || r.compromise
 		if !slices.Contains(f.Proofs, r.proof) {
@@ -202,148 +359,38 @@ func (e *Engine) find(q Query, src sources, waited error) Finding {
 			f.Proofs = append(f.Proofs, r.proof)
 		}
 	}
-	details = append(details, src.unusable...)
+	if f.Status == Revoked {
+		return f.Finding
+	}
+	f.details = append(f.details, src.unusable...)
 	switch {
-	case f.Status == Revoked:
-		return f
-	case unknowns > 0:
-	case q.Leaf && !q.crlOnly && responses == 0 && x509ext.MustStaple(q.Cert):
+	case f.unknowns > 0:
+	case q.Leaf && !q.crlOnly && f.responses == 0 && x509ext.MustStaple(q.Cert):
 		// A client of TLS 1.2 cannot staple, so a response that we fetched does as
 		// well (RFC 7633 section 4.3.3 is about servers).
-		details = append(details, "its TLS feature extension asks for an OCSP response, and there is none")
-	case goods > 0:
+		f.details = append(f.details, "its TLS feature extension asks for an OCSP response, and there is none")
+	case f.goods > 0:
 		f.Status = Good
-		return f
-	case !Named(q.Cert):
-		if q.Leaf && q.Cert.NotAfter.Sub(q.Cert.NotBefore) <= ShortLived {
+		return f.Finding
+	case !Named(q.Cert) && len(q.Sources) == 0:
+		if (q.Leaf || q.vouchers > 0 && !q.Cert.IsCA) && q.Cert.NotAfter.Sub(q.Cert.NotBefore) <= ShortLived {
 			f.Status = Good
 			f.Proofs = append(f.Proofs, Proof{Kind: "short-lived", Status: "good", Expires: q.Cert.NotAfter})
-			return f
+			return f.Finding
 		}
 		f.Missing = true
-		details = append(details, "it names no source of revocation evidence")
+		f.details = append(f.details, "it names no source of revocation evidence")
 	case !src.askable:
 		f.Missing = true
-		details = append(details, "it names no source of revocation evidence that can be used")
+		f.details = append(f.details, "it names no source of revocation evidence that can be used")
+	case f.reasons != 0:
+		f.details = append(f.details, "the lists do not cover all reasons")
 	}
+	f.Silent = f.silent && !f.wrong && !f.Missing
 	f.Expires = time.Time{}
-	if len(details) == 0 {
-		details = append(details, "no evidence in memory")
+	if len(f.details) == 0 {
+		f.details = append(f.details, "no evidence in memory")
 	}
-	f.Detail = strings.Join(details, "; ")
-	return f
-}
-
-// view is what one slot says of one certificate.
-type view struct {
-	status     Status
-	proof      Proof
-	detail     string // of a revocation
-	problem    string // why nothing usable is said
-	compromise bool
-	deps       []Dep
-}
-
-// view reads what a slot holds for a certificate at a time. Nothing is believed
-// for having been held: times and scope are checked each time. A statement that
-// says revoked counts even when it has lapsed: it is no proof of anything
-// better.
-func (e *Engine) view(s *slot, h *held, q Query, now time.Time) view {
-	if h == nil {
-		return view{}
-	}
-	v := view{proof: Proof{Kind: s.kind.String(), Source: s.name(), From: h.thisUpdate()}}
-	var revoked, good bool
-	var revokedAt time.Time
-	var reason int
-	var hasReason bool
-	var problem error
-	expires := h.until()
-	switch {
-	case h.list != nil:
-		if problem = h.list.Covers(q.Cert); problem != nil {
-			return view{problem: fmt.Sprintf("%s: %v", s.name(), problem)}
-		}
-		entry, listed := h.list.Lookup(q.Cert.SerialNumber)
-		revoked, good = listed, !listed
-		revokedAt, reason, hasReason = entry.Date, entry.Reason, entry.HasReason
-		problem = h.list.CheckTime(now, clockSkew)
-	default:
-		a := h.answer
-		revoked, good = a.Status == ocsp.Revoked, a.Status == ocsp.Good
-		revokedAt, reason, hasReason = a.RevokedAt, a.Reason, a.HasReason
-		problem = a.CheckTime(now, clockSkew, noNextUpdateAge)
-		if problem == nil && a.ResponderNeedsCheck {
-			var until time.Time
-			until, v.deps, problem = e.responder(a.Responder, q)
-			if !until.IsZero() {
-				earlier(&expires, until)
-			}
-		}
-	}
-	if revoked {
-		v.status, v.proof.Status = Revoked, Revoked.String()
-		v.proof.Expires = expires
-		v.compromise = !hasReason || reason == 0 || reason == 1 || reason == 2 || reason == 10
-		v.detail = fmt.Sprintf("%s says revoked since %s, reason %s", s.name(), revokedAt.UTC().Format(time.RFC3339), reasonName(reason, hasReason))
-		return v
-	}
-	if age := q.maxAge(); age > 0 {
-		earlier(&expires, h.thisUpdate().Add(age))
-	}
-	if s.kind == kindStaple {
-		earlier(&expires, h.thisUpdate().Add(stapleAge))
-	}
-	if problem == nil && now.After(expires) {
-		problem = fmt.Errorf("its statement of %s is too old", h.thisUpdate().UTC().Format(time.RFC3339))
-	}
-	if problem != nil {
-		if err := s.lastError(); err != nil {
-			problem = fmt.Errorf("%w; refresh: %w", problem, err)
-		}
-		return view{problem: fmt.Sprintf("%s: %v", s.name(), problem), deps: v.deps}
-	}
-	v.proof.Expires = expires
-	if good {
-		v.status = Good
-	}
-	v.proof.Status = v.status.String()
-	return v
-}
-
-// responder reports until when the certificate of a delegated OCSP responder
-// without id-pkix-ocsp-nocheck is known not to be revoked (RFC 6960 section
-// 4.2.2.2.1). Only CRLs are asked, so that responders cannot vouch for each
-// other; their fetches are those of startResponder.
-func (e *Engine) responder(responder *x509.Certificate, q Query) (time.Time, []Dep, error) {
-	f := e.Peek(responderQuery(responder, q))
-	if f.Status == Good {
-		return f.Expires, f.Deps, nil
-	}
-	if f.Status == Revoked {
-		return time.Time{}, f.Deps, fmt.Errorf("its responder's certificate is revoked")
-	}
-	return time.Time{}, f.Deps, fmt.Errorf("its responder's certificate has no id-pkix-ocsp-nocheck and is not known to be good: %s", f.Detail)
-}
-
-func responderQuery(responder *x509.Certificate, q Query) Query {
-	return Query{Cert: responder, Issuer: q.Issuer, Leaf: true, Fetch: q.Fetch, Owner: q.Owner, crlOnly: true, keep: q.keep}
-}
-
-func earlier(t *time.Time, u time.Time) {
-	if u.Before(*t) {
-		*t = u
-	}
-}
-
-func reasonName(code int, has bool) string {
-	if !has {
-		return "not given"
-	}
-	names := map[int]string{0: "unspecified", 1: "keyCompromise", 2: "cACompromise", 3: "affiliationChanged", 4: "superseded",
-		5: "cessationOfOperation", 6: "certificateHold", 8: "removeFromCRL", 9: "privilegeWithdrawn", 10: "aACompromise"}
-	if n, ok := names[code]; ok {
-		return n
-	}
-	return fmt.Sprintf("code %d", code)
+	f.Detail = strings.Join(f.details, "; ")
+	return f.Finding
 }

@@ -11,13 +11,15 @@ import (
 // RefreshAt is the schedule of a list that was fetched at taken (zero: read
 // from the Store), for the source with the key and an asker with a MaxAge.
 func RefreshAt(this, next, taken time.Time, key string, maxAge time.Duration) time.Time {
-	return refreshAt(&held{list: &crl.List{ThisUpdate: this, NextUpdate: next}, taken: taken}, key, maxAge)
+	return refreshAt(&held{said: []*statement{{list: &crl.List{ThisUpdate: this, NextUpdate: next}}}, taken: taken}, key, maxAge, time.Time{})
 }
 
 // CRLKey, OCSPKey and StapleKey are the keys of slots and of a Store.
-func CRLKey(q Query, urls ...string) string  { return slotKey(kindCRL, issuer(q), q, urls) }
-func OCSPKey(q Query, urls ...string) string { return slotKey(kindOCSP, issuer(q), q, urls) }
-func StapleKey(q Query) string               { return slotKey(kindStaple, issuer(q), q, nil) }
+func CRLKey(q Query, urls ...string) string { return slotKey(kindCRL, issuer(q), q, place{urls: urls}) }
+func OCSPKey(q Query, urls ...string) string {
+	return slotKey(kindOCSP, issuer(q), q, place{urls: urls})
+}
+func StapleKey(q Query) string { return slotKey(kindStaple, issuer(q), q, place{}) }
 
 func issuer(q Query) [32]byte { return sha256.Sum256(q.Issuer.RawTBSCertificate) }
 
@@ -45,7 +47,7 @@ func (e *Engine) Owners() int { return e.owners.Len() }
 // Crowd makes as many slots as an owner has room for, of other sources.
 func (e *Engine) Crowd(q Query) {
 	for i := range maxSlots {
-		e.owner(q.Owner, true).slot(kindCRL, issuer(q), q, []string{strconv.Itoa(i)}, true)
+		e.owner(q.Owner, true).slot(kindCRL, issuer(q), q, place{urls: []string{strconv.Itoa(i)}}, true)
 	}
 }
 
@@ -69,7 +71,7 @@ const MaxKnown = maxKnown
 
 // Record settles what one source says of a certificate.
 func (e *Engine) Record(key CertKey, url string, status Status, at time.Time) {
-	e.known.settle(key, []statement{{sourceOf(kindCRL, []string{url}), view{status: status, proof: Proof{From: at}}}}, true)
+	e.known.settle(key, []view{{source: sourceOf(kindCRL, []string{url}), status: status, proof: Proof{From: at}}}, true)
 }
 
 // Records is how many revocations of a certificate are on record.

@@ -88,11 +88,17 @@ func (e *Engine) land(s *slot, f *flight) {
 	close(f.done)
 }
 
-// wait waits for updates until ctx ends.
-func wait(ctx context.Context, updates []<-chan struct{}) error {
-	for _, done := range updates {
+// wait is an update that a request may wait for.
+type wait struct {
+	done  <-chan struct{}
+	first bool // its source was never asked before
+}
+
+// await waits for updates until ctx ends.
+func await(ctx context.Context, updates []wait) error {
+	for _, w := range updates {
 		select {
-		case <-done:
+		case <-w.done:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -102,41 +108,61 @@ func wait(ctx context.Context, updates []<-chan struct{}) error {
 
 // startDue begins the updates that are due of a certificate's sources, and
 // returns those to wait for: of sources that have nothing usable to say now.
-func (e *Engine) startDue(q Query, src sources) []<-chan struct{} {
-	var waits []<-chan struct{}
+func (e *Engine) startDue(q Query, src sources) []wait {
+	var waits []wait
 	now := e.now()
 	for _, s := range src.slots {
 		h := s.held.Load()
 		if !now.Before(s.dueAt(now, q.maxAge())) {
+			first := s.lastAsked().IsZero()
 			done := e.begin(s, q, false)
-			if done != nil && e.view(s, h, q, now).status == Unknown {
-				waits = append(waits, done)
+			if done != nil && !e.usable(s, h, q, now) {
+				waits = append(waits, wait{done, first})
 			}
 		}
-		waits = append(waits, e.startResponder(h, q)...)
+		waits = append(waits, e.startVouchers(h, q)...)
 	}
 	if src.staple != nil {
-		waits = append(waits, e.startResponder(src.staple.held.Load(), q)...)
+		waits = append(waits, e.startVouchers(src.staple.held.Load(), q)...)
 	}
 	return waits
 }
 
-// startResponder does the same for the CRL of a delegated responder that must be
-// checked: without it the response is of no use. That CRL may lapse long before
-// the response does.
-func (e *Engine) startResponder(h *held, q Query) []<-chan struct{} {
-	if h == nil || h.answer == nil || !h.answer.ResponderNeedsCheck {
-		return nil
+// usable reports whether a slot says anything that counts now.
+func (e *Engine) usable(s *slot, h *held, q Query, now time.Time) bool {
+	if h == nil {
+		return false
 	}
-	q = responderQuery(h.answer.Responder, q)
-	return e.startDue(q, e.sources(q, true))
+	return slices.ContainsFunc(h.said, func(st *statement) bool {
+		if s.kind == kindDelta || q.Cert == nil {
+			_, _, err := st.checkTime(now, 0)
+			return err == nil
+		}
+		return e.view(item{s, st}, nil, q, now).status != Unknown
+	})
 }
 
-// waitForResponder waits for startResponder.
-func (e *Engine) waitForResponder(h *held, q Query) {
+// startVouchers does the same for the CRLs about those who signed in the issuer's
+// place: without them the statement is of no use. They may lapse long before the
+// statement does.
+func (e *Engine) startVouchers(h *held, q Query) []wait {
+	if h == nil || q.Cert == nil && len(h.said) > 1 {
+		return nil
+	}
+	var waits []wait
+	for _, st := range h.said {
+		if v, ok, _ := q.voucher(st); ok {
+			waits = append(waits, e.startDue(v, e.sources(v, true))...)
+		}
+	}
+	return waits
+}
+
+// waitForVouchers waits for startVouchers.
+func (e *Engine) waitForVouchers(h *held, q Query) {
 	ctx, cancel := context.WithTimeout(context.Background(), ocspTimeout)
 	defer cancel()
-	_ = wait(ctx, e.startResponder(h, q)) // whoever looks at the slot sees what is missing
+	_ = await(ctx, e.startVouchers(h, q)) // whoever looks at the slot sees what is missing
 }
 
 // Refresh asks every known source again, now, and returns what went wrong, or,

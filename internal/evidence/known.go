@@ -76,23 +76,17 @@ func newKnown() *known {
 	return &known{certs: certs}
 }
 
-// statement is what a source says of a certificate now.
-type statement struct {
-	source sourceID
-	view   view
-}
-
 // settle returns the revocations on record that what is said now does not undo.
 // With keep set it also records what is said now. Both happen at once, so that a
 // decision that ends well leaves no record that speaks against it.
-func (k *known) settle(key CertKey, said []statement, keep bool) []record {
+func (k *known) settle(key CertKey, said []view, keep bool) []record {
 	k.mu.RLock()
 	old, ok := k.certs.Peek(key)
 	k.mu.RUnlock()
 	if !keep {
 		return live(merge(old, said))
 	}
-	if !ok && !slices.ContainsFunc(said, func(s statement) bool { return s.view.status == Revoked }) {
+	if !ok && !slices.ContainsFunc(said, func(v view) bool { return v.status == Revoked }) {
 		return nil
 	}
 	k.mu.Lock()
@@ -112,14 +106,14 @@ func (k *known) settle(key CertKey, said []statement, keep bool) []record {
 
 // merge is what is on record once something is said. What was undone stays, as
 // such, so that the same old revocation in another slot is no news again.
-func merge(old []record, said []statement) []record {
+func merge(old []record, said []view) []record {
 	merged := slices.Clone(old)
-	for _, s := range said {
-		i := slices.IndexFunc(merged, func(r record) bool { return r.source == s.source })
-		at := s.view.proof.From
-		switch s.view.status {
+	for _, v := range said {
+		i := slices.IndexFunc(merged, func(r record) bool { return r.source == v.source })
+		at := v.proof.From
+		switch v.status {
 		case Revoked:
-			r := record{source: s.source, at: at, revoked: true, detail: s.view.detail, compromise: s.view.compromise, proof: s.view.proof}
+			r := record{source: v.source, at: at, revoked: true, detail: v.detail, compromise: v.compromise, proof: v.proof}
 			switch {
 			case i >= 0 && !at.Before(merged[i].at):
 				r.compromise = r.compromise || merged[i].revoked && merged[i].compromise && at.Equal(merged[i].at)
@@ -135,7 +129,7 @@ func merge(old []record, said []statement) []record {
 			}
 		case Good:
 			if i >= 0 && at.After(merged[i].at) {
-				merged[i] = record{source: s.source, at: at}
+				merged[i] = record{source: v.source, at: at}
 			}
 		}
 	}

@@ -33,6 +33,8 @@ type owner struct {
 	background chan struct{}
 	fetches    chan struct{}
 	large      chan struct{}
+	floors     *floors
+	lists      *interned
 
 	trimming sync.Mutex
 	most     int // bytes of lists
@@ -49,6 +51,8 @@ func newOwner() *owner {
 		background: make(chan struct{}, maxBackground),
 		fetches:    make(chan struct{}, maxFetches),
 		large:      make(chan struct{}, maxLarge),
+		floors:     newFloors(),
+		lists:      newInterned(),
 		most:       maxListBytes,
 	}
 }
@@ -77,11 +81,11 @@ func (o *owner) evict() {
 
 // slot returns the slot of a source, or nil where there is none and create is
 // not set.
-func (o *owner) slot(k kind, issuer [32]byte, q Query, urls []string, create bool) *slot {
+func (o *owner) slot(k kind, issuer [32]byte, q Query, p place, create bool) *slot {
 	if o == nil {
 		return nil
 	}
-	key := slotKey(k, issuer, q, urls)
+	key := slotKey(k, issuer, q, p)
 	if !create {
 		s, _ := o.slots.Peek(key)
 		return s
@@ -89,7 +93,7 @@ func (o *owner) slot(k kind, issuer [32]byte, q Query, urls []string, create boo
 	if s, ok := o.slots.Get(key); ok {
 		return s
 	}
-	s := newSlot(o, key, k, q, urls)
+	s := newSlot(o, key, k, q, p)
 	if old, ok, _ := o.slots.PeekOrAdd(key, s); ok {
 		return old
 	}
@@ -180,4 +184,12 @@ func enter(ctx context.Context, c chan struct{}) bool {
 	case <-ctx.Done():
 		return false
 	}
+}
+
+// enterLarge waits for leave to read a large body.
+func (o *owner) enterLarge(ctx context.Context) (leave func(), err error) {
+	if !enter(ctx, o.large) {
+		return nil, ctx.Err()
+	}
+	return func() { <-o.large }, nil
 }

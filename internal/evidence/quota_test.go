@@ -1,6 +1,7 @@
 package evidence_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/mtlsguard/mtls/internal/crl"
 	"github.com/mtlsguard/mtls/internal/evidence"
 	"github.com/mtlsguard/mtls/internal/testpki"
 )
@@ -274,7 +276,10 @@ func TestListsHaveABudget(t *testing.T) {
 			}
 		})
 	}
-	w.engine.ListBytes([32]byte{}, 3*20*1000)
+	one, err := crl.ParseAndVerify(list(1000), w.ca.Certificate)
+	require.NoError(t, err)
+	size := one.Size() + one.Size()/8
+	w.engine.ListBytes([32]byte{}, 3*size)
 	query := func(i int) evidence.Query {
 		url := fmt.Sprintf("http://list%d.test/", i)
 		w.only([]string{url}, nil)
@@ -304,7 +309,7 @@ func TestListsHaveABudget(t *testing.T) {
 	}
 	m := &memory{}
 	w.restart(m)
-	w.engine.ListBytes([32]byte{}, 2*20*1000)
+	w.engine.ListBytes([32]byte{}, 2*size)
 	for range 2 { // the second time they come from the Store
 		for _, q := range queries {
 			require.Equal(t, evidence.Good, w.check(q).Status)
@@ -312,7 +317,7 @@ func TestListsHaveABudget(t *testing.T) {
 		require.Equal(t, evidence.Unknown, w.engine.Peek(queries[1]).Status)
 		require.Equal(t, evidence.Good, w.engine.Peek(queries[3]).Status)
 		w.restart(m)
-		w.engine.ListBytes([32]byte{}, 2*20*1000)
+		w.engine.ListBytes([32]byte{}, 2*size)
 	}
 	w.engine.ListBytes(evil, 1)
 	q := w.leaf()
@@ -345,8 +350,9 @@ func TestTwoLargeListsAtOnce(t *testing.T) {
 	bubble(t, func(w *world) {
 		for length, want := range map[int64]int{1 << 20: evidence.MaxFetches, 1<<20 + 1: 2} {
 			b := new(body)
+			begins := make([]byte, int(length-1)/(1<<20)*(1<<20)) // comes at once
 			w.on("large.test", func(*http.Request) (*http.Response, error) {
-				return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(b), ContentLength: length}, nil
+				return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(io.MultiReader(bytes.NewReader(begins), b)), ContentLength: length}, nil
 			})
 			f := w.check(w.lists([32]byte{byte(want)}, "large.test", want))
 			require.Contains(w.t, f.Detail, "cut off")

@@ -4,15 +4,17 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/mtlsguard/mtls/internal/crl"
+	"github.com/mtlsguard/mtls/internal/fetch"
 	"github.com/mtlsguard/mtls/internal/ocsp"
 )
 
@@ -20,72 +22,22 @@ type kind int
 
 const (
 	kindCRL kind = iota
+	kindDelta
 	kindOCSP
 	kindStaple
+	kindOwn // a Source of the operator's
 )
 
-func (k kind) String() string { return [...]string{"crl", "ocsp", "staple"}[k] }
+func (k kind) String() string { return [...]string{"crl", "delta", "ocsp", "staple", "own"}[k] }
 
-// held is a statement that was verified under the issuer's key. It is immutable.
-type held struct {
-	list   *crl.List
-	answer *ocsp.Answer
-	taken  time.Time // when it was fetched; zero: read from the store
-	mark   *mark
-}
+// isList reports whether the slot is for a list that is fetched.
+func (k kind) isList() bool { return k == kindCRL || k == kindDelta }
 
-// mark is void once a slot no longer holds what it held when the mark was
-// looked at, or is no longer found itself. It refers to neither, so that whoever
-// rests on a statement does not keep it in memory.
-type mark struct{ void atomic.Bool }
-
-func (h *held) thisUpdate() time.Time {
-	if h.list != nil {
-		return h.list.ThisUpdate
-	}
-	return h.answer.ThisUpdate
-}
-
-// until is when the statement lapses: at its nextUpdate, and not later than the
-// certificate of the delegated responder that signed it (CVE-2026-42791).
-func (h *held) until() time.Time {
-	if h.list != nil {
-		return h.list.NextUpdate
-	}
-	t := h.answer.NextUpdate
-	if t.IsZero() {
-		t = h.answer.ThisUpdate.Add(noNextUpdateAge)
-	}
-	if h.answer.Responder != nil {
-		earlier(&t, h.answer.Responder.NotAfter)
-	}
-	return t
-}
-
-// supersedes reports whether the statement may take the place of an earlier
-// one. Of two of the same second the one that says revoked stays, and the list
-// with the higher number or, where numbers do not tell, with more entries:
-// otherwise a recorded "good" could be replayed over the revocation that followed
-// it.
-func (h *held) supersedes(old *held) bool {
-	if !h.thisUpdate().Equal(old.thisUpdate()) {
-		return h.thisUpdate().After(old.thisUpdate())
-	}
-	if h.list != nil {
-		if a, b := h.list.Number, old.list.Number; a != nil && b != nil && a.Cmp(b) != 0 {
-			return a.Cmp(b) > 0
-		}
-		return h.list.Len() >= old.list.Len()
-	}
-	return old.answer.Status != ocsp.Revoked || h.answer.Status == ocsp.Revoked
-}
-
-// repeats reports whether an OCSP response says what an earlier one did.
-func (h *held) repeats(old *held) bool {
-	a, b := *h.answer, *old.answer
-	sameResponder := a.Responder == b.Responder || a.Responder != nil && b.Responder != nil && a.Responder.Equal(b.Responder)
-	a.ProducedAt, a.Responder = b.ProducedAt, b.Responder
-	return sameResponder && a == b
+// place is where a slot is filled from.
+type place struct {
+	urls   []string // alternatives for one and the same statement
+	names  [][]byte // of the CRL issuer, if it is not the certificate's
+	source *Source
 }
 
 // slot is the place of one source. What it holds was verified under the issuer's
@@ -95,8 +47,8 @@ type slot struct {
 	owner *owner
 	key   string
 	kind  kind
-	urls  []string // alternatives for one and the same statement
-	id    sourceID
+	place
+	id sourceID
 
 	held  atomic.Pointer[held]
 	empty *mark       // of the time before it held anything
@@ -109,11 +61,19 @@ type slot struct {
 	crowded  bool    // there was no place for an update
 	err      error   // of the last attempt
 	failures int     // in a row
-	failed   time.Time
+	asked    time.Time
+	// validator is what the server said that the statement held is; confirmed
+	// is when it last said that it has no other.
+	validator validator
+	confirmed time.Time
+	warned    int // percent of the validity that had passed when that was last logged
 }
 
-func newSlot(o *owner, key string, k kind, q Query, urls []string) *slot {
-	s := &slot{owner: o, key: key, kind: k, urls: urls, id: sourceOf(k, urls), empty: new(mark)}
+// validator makes a request conditional (RFC 9110 section 13.1).
+type validator struct{ url, etag, modified string }
+
+func newSlot(o *owner, key string, k kind, q Query, p place) *slot {
+	s := &slot{owner: o, key: key, kind: k, place: p, id: sourceOf(k, p.urls), empty: new(mark)}
 	if k != kindStaple {
 		s.setAsker(q)
 	}
@@ -122,7 +82,7 @@ func newSlot(o *owner, key string, k kind, q Query, urls []string) *slot {
 
 // setAsker notes for whom the source is asked. The slot is locked, or new.
 func (s *slot) setAsker(q Query) {
-	q.Staple = nil
+	q.Staple, q.keep = nil, false
 	s.query = &q
 }
 
@@ -147,8 +107,8 @@ func (s *slot) markOf(h *held) *mark {
 
 // size is how many bytes of lists the slot holds.
 func (s *slot) size() int {
-	if h := s.held.Load(); h != nil && h.list != nil {
-		return h.list.Size()
+	if h := s.held.Load(); h != nil {
+		return h.size()
 	}
 	return 0
 }
@@ -162,17 +122,26 @@ func (s *slot) size() int {
 // lists or have another key identifier, and every list of the CA would fail under
 // it. Its signature is left out: anybody can make (r, n-s) of an ECDSA signature
 // (r, s), and would have slots in which no revocation is known yet.
-func slotKey(k kind, issuer [32]byte, q Query, urls []string) string {
+func slotKey(k kind, issuer [32]byte, q Query, p place) string {
 	h := sha256.New()
 	writePart(h, issuer[:])
-	if k == kindCRL {
+	switch {
+	case k.isList():
 		// A list may cover only one of the two, and be of use to that one.
 		writePart(h, strconv.AppendBool(nil, q.Cert.IsCA))
-	} else {
+	case k == kindOwn && p.source.Shared:
+		writePart(h, []byte(p.source.ID))
+	default:
+		if p.source != nil {
+			writePart(h, []byte(p.source.ID))
+		}
 		writePart(h, q.Cert.SerialNumber.Append(nil, 16))
 	}
-	for _, u := range urls {
+	for _, u := range p.urls {
 		writePart(h, []byte(u))
+	}
+	for _, n := range p.names {
+		writePart(h, n)
 	}
 	return k.String() + "-" + hex.EncodeToString(h.Sum(nil))
 }
@@ -185,13 +154,18 @@ func writePart(h hash.Hash, b []byte) {
 
 // name is what logs and decisions call the source.
 func (s *slot) name() string {
-	if s.kind == kindStaple {
+	switch s.kind {
+	case kindStaple:
 		return "the response that the client stapled"
-	}
-	if s.kind == kindCRL {
+	case kindOwn:
+		return s.source.Name
+	case kindOCSP:
+		return fmt.Sprintf("OCSP %.256q", s.urls[0])
+	case kindDelta:
+		return fmt.Sprintf("delta CRL %.256q", strings.Join(s.urls, " or "))
+	default:
 		return fmt.Sprintf("CRL %.256q", strings.Join(s.urls, " or "))
 	}
-	return fmt.Sprintf("OCSP %.256q", s.urls[0])
 }
 
 // current returns what the slot holds while its own times and the asker's MaxAge
@@ -205,79 +179,19 @@ func (s *slot) current(now time.Time, maxAge time.Duration) *held {
 	return h
 }
 
-func (h *held) undecided() bool { return h.answer != nil && h.answer.Status == ocsp.Unknown }
-
-// dueAt is when the source should be asked, zero for at once: a pure function of
-// now and state. Failures back off from 1 s to 30 s while evidence is missing,
-// to 15 min while it is not.
-func (s *slot) dueAt(now time.Time, maxAge time.Duration) time.Time {
-	var at time.Time
-	most := 30 * time.Second
-	if h := s.current(now, maxAge); h != nil {
-		at, most = refreshAt(h, s.key, maxAge), 15*time.Minute
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.failures > 0 {
-		if retry := s.failed.Add(min(time.Second<<min(s.failures-1, 20), most)); retry.After(at) {
-			at = retry
-		}
-	}
-	return at
-}
-
-// background is dueAt for what is done without a request, and false where
-// nothing is: for staples, for sources that are being asked, and for those that
-// nobody has asked for since the certificate of the last who did expired.
-func (s *slot) background(now time.Time) (time.Time, bool) {
-	if s.kind == kindStaple {
-		return time.Time{}, false
-	}
-	s.mu.Lock()
-	q, flying := s.query, s.flight != nil
-	s.mu.Unlock()
-	if flying || now.After(q.Cert.NotAfter) {
-		return time.Time{}, false
-	}
-	return s.dueAt(now, q.maxAge()), true
-}
-
-// refreshAt spreads refreshes: a quarter of the validity, between 15 minutes
-// and 6 hours, but never beyond half the validity, nor (down to a minute) beyond
-// half of what was left when the statement was fetched, so that one fetched late
-// in its life is renewed before it lapses; less up to 10 % of jitter that is the
-// same each time for the same source. For an asker with a MaxAge (above zero) it
-// lapses at that age, if that is earlier.
-func refreshAt(h *held, key string, maxAge time.Duration) time.Time {
-	until := h.until()
-	validity := until.Sub(h.thisUpdate())
-	every := min(max(validity/4, 15*time.Minute), 6*time.Hour, validity/2)
-	if maxAge > 0 {
-		every = min(every, maxAge/2)
-		earlier(&until, h.thisUpdate().Add(maxAge))
-	}
-	from := h.taken
-	if from.IsZero() {
-		from = h.thisUpdate()
-	}
-	if half := until.Sub(from) / 2; half < every {
-		every = max(half, min(every, time.Minute))
-	}
-	seed := sha256.Sum256([]byte(key))
-	jitter := time.Duration(binary.BigEndian.Uint16(seed[:2])) * every / 10 / (1 << 16)
-	return from.Add(every - jitter)
-}
-
-// take puts a verified statement into the slot unless it holds a newer one, or, in
+// take puts verified statements into the slot unless it holds a newer one, or, in
 // that of a staple, the same: taking it again would void what is being decided on
 // it, with each request of a client that has two chains or many machines.
 func (s *slot) take(h *held) error {
 	for {
 		old := s.held.Load()
-		if old != nil && s.kind == kindStaple && h.repeats(old) {
+		switch {
+		case old == nil:
+		case s.kind == kindOwn:
+			h.keepNewer(old)
+		case s.kind == kindStaple && h.said[0].repeats(old.said[0]):
 			return nil
-		}
-		if old != nil && !h.supersedes(old) {
+		case !h.said[0].supersedes(old.said[0]):
 			return fmt.Errorf("a statement of %s does not supersede the one of %s that is held",
 				h.thisUpdate().UTC().Format(time.RFC3339), old.thisUpdate().UTC().Format(time.RFC3339))
 		}
@@ -291,18 +205,49 @@ func (s *slot) take(h *held) error {
 	}
 }
 
+// keepNewer keeps those responses of a source of the operator's that what it
+// says now does not supersede. Of its lists, those that are newer are known to the
+// owner.
+func (h *held) keepNewer(old *held) {
+	for i, st := range h.said {
+		for _, o := range old.said {
+			if st.answer != nil && o.answer != nil && !st.supersedes(o) {
+				h.said[i] = o
+				st = o
+			}
+		}
+	}
+}
+
+// keepOthers keeps the lists of scopes that a source does not give now.
+func (h *held) keepOthers(old *held) {
+	for _, o := range old.said {
+		if o.list != nil && !slices.ContainsFunc(h.said, func(st *statement) bool {
+			return st.list != nil && st.list.ScopeID() == o.list.ScopeID()
+		}) {
+			h.said = append(h.said, o)
+		}
+	}
+}
+
 // done records an attempt. One that succeeded and left nothing that counts for
 // the asker is followed by a pause, too.
 func (s *slot) done(err error, now time.Time, maxAge time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.err = err
+	s.err, s.asked = err, now
 	if err == nil && s.current(now, maxAge) != nil {
 		s.failures = 0
 		return
 	}
 	s.failures++
-	s.failed = now
+}
+
+// lastAsked is when the last attempt ended; zero: there was none.
+func (s *slot) lastAsked() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked
 }
 
 // lastError is why the last attempt brought nothing.
@@ -315,6 +260,28 @@ func (s *slot) lastError() error {
 	return s.err
 }
 
+// silent reports whether the last attempt brought nothing because the source did
+// not answer, as opposed to an answer that cannot be used.
+func (s *slot) silent() bool { return unavailable(s.lastError()) }
+
+func unavailable(err error) bool {
+	var several failures
+	if errors.As(err, &several) {
+		for _, err := range several {
+			if !unavailable(err) {
+				return false
+			}
+		}
+		return true
+	}
+	// internalError and tryLater (RFC 6960 section 2.3).
+	var response *ocsp.ResponseError
+	if errors.As(err, &response) {
+		return response.Code == 2 || response.Code == 3
+	}
+	return errors.Is(err, ErrUnavailable) || errors.Is(err, errCrowded) || errors.Is(err, errNotAsked) || fetch.Unavailable(err)
+}
+
 // problem says why the slot holds nothing.
 func (s *slot) problem(waited error) string {
 	err := s.lastError()
@@ -325,20 +292,5 @@ func (s *slot) problem(waited error) string {
 		return s.name() + ": no answer in time; the fetch goes on"
 	default:
 		return s.name() + ": not asked yet"
-	}
-}
-
-// retryAfter is how long it makes no sense to ask again.
-func (s *slot) retryAfter(now time.Time, maxAge time.Duration) time.Duration {
-	s.mu.Lock()
-	failures, crowded := s.failures, s.crowded
-	s.mu.Unlock()
-	switch {
-	case failures > 0:
-		return max(0, s.dueAt(now, maxAge).Sub(now))
-	case crowded:
-		return time.Second
-	default:
-		return 0
 	}
 }

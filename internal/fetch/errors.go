@@ -53,7 +53,7 @@ func (e *BlockedError) Error() string {
 	return "the address " + e.Address.String() + " of " + quote(e.URL) + " is not allowed for URLs from certificates"
 }
 
-// StatusError is a response with a status other than 200.
+// StatusError is a response with a status other than 200, or 304 where nothing was asked that it answers.
 type StatusError struct {
 	Code int
 }
@@ -61,18 +61,43 @@ type StatusError struct {
 // Error names the status code.
 func (e *StatusError) Error() string { return fmt.Sprintf("HTTP status %d", e.Code) }
 
-// networkError is what net, crypto/tls or net/http report. Their texts hold what the server sent, so they are quoted and cut.
-type networkError struct {
-	err error
+// failure is any other error. Its text may hold what a server sent, so it is quoted and cut.
+type failure struct {
+	err   error
+	local bool // not of the network: an invalid Request, or what a function of the caller's returned
 }
 
-func (e *networkError) Error() string { return quote(e.err.Error()) }
-func (e *networkError) Unwrap() error { return e.err }
+func (e *failure) Error() string { return quote(e.err.Error()) }
+func (e *failure) Unwrap() error { return e.err }
+
+func local(err error) error { return &failure{err: err, local: true} }
+
+// Unavailable reports whether the source did not answer: no address, no connection, no TLS, no complete HTTP response, a status other than 200 and 304, or
+// no time left. It is false for nil and for whatever did come or was not to be asked: a wrong answer, a blocked address, a URL that is never fetched, more
+// than two redirects, and what a function of the caller's refused. Where missing evidence may be tolerated, that is the difference between a source that is
+// down and one that somebody answers for. Errors of other packages are unavailability only if they are a context's. err is that of one fetch, wrapped or
+// not: of several joined errors the first would speak for all.
+func Unavailable(err error) bool {
+	if e, ok := errors.AsType[*Error](err); ok {
+		err = e.Err
+		if f, ok := err.(*failure); ok {
+			return !f.local
+		}
+		if _, ok := err.(*StatusError); ok {
+			return true
+		}
+		return err == context.Canceled || err == context.DeadlineExceeded
+	}
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
 
 // tidy takes the envelope of net/http off, tells a BlockedError which URL led there (target, or what it redirected to), and quotes foreign text.
 func tidy(err error, target string) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		target, err = e.URL, e.Err
+	}
+	if e, ok := errors.AsType[*failure](err); ok {
+		return e // before what it may wrap: a caller's function can fail with anything
 	}
 	if e, ok := errors.AsType[*BlockedError](err); ok {
 		return &BlockedError{Address: e.Address, URL: target}
@@ -88,7 +113,7 @@ func tidy(err error, target string) error {
 			return err
 		}
 	}
-	return &networkError{err}
+	return &failure{err: err}
 }
 
 // quote makes text from outside safe for a log: escaped, and at most 256 bytes of it.

@@ -3,6 +3,7 @@ package fetch_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -35,6 +36,18 @@ func serve(t *testing.T, h http.HandlerFunc) *httptest.Server {
 	return s
 }
 
+// get is a plain GET of what a URL from a certificate leads to.
+func get(ctx context.Context, c *fetch.Client, url string) ([]byte, error) {
+	return body(c.Do(ctx, fetch.Request{URL: url, Limit: limit}))
+}
+
+func body(res *fetch.Response, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	return res.Body, nil
+}
+
 func good(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/pkix-crl")
 	w.Write(evidence)
@@ -42,30 +55,33 @@ func good(w http.ResponseWriter, _ *http.Request) {
 
 func TestGetAndPost(t *testing.T) {
 	var got *http.Request
-	var body []byte
+	var sent []byte
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		got = r
-		body, _ = io.ReadAll(r.Body)
+		sent, _ = io.ReadAll(r.Body)
 		good(w, r)
 	})
 	c := fetch.New(fetch.Options{AllowNetworks: loopback})
 
-	data, err := c.Get(t.Context(), s.URL+"/a.crl?x=1", "application/pkix-crl", int64(len(evidence)))
+	data, err := body(c.Do(t.Context(), fetch.Request{URL: s.URL + "/a.crl?x=1", Accept: "application/pkix-crl", ContentType: "of no body", Limit: int64(len(evidence))}))
 	require.NoError(t, err)
 	require.Equal(t, evidence, data, "a body of exactly the limit is accepted")
 	require.Equal(t, http.MethodGet, got.Method)
 	require.Equal(t, "/a.crl?x=1", got.RequestURI)
 	require.Equal(t, "application/pkix-crl", got.Header.Get("Accept"))
 	require.Equal(t, "mtlsguard", got.UserAgent())
+	require.Empty(t, got.Header.Get("Content-Type"))
 	require.Equal(t, "identity", got.Header.Get("Accept-Encoding"))
 	require.True(t, got.Close, "the connection is not kept")
 
-	data, err = c.Post(t.Context(), s.URL, "application/ocsp-request", []byte("ask"), "application/ocsp-response", limit)
+	data, err = body(c.Do(t.Context(), fetch.Request{
+		URL: s.URL, ContentType: "application/ocsp-request", Body: []byte("ask"), Accept: "application/ocsp-response", Limit: limit,
+	}))
 	require.NoError(t, err)
 	require.Equal(t, evidence, data)
 	require.Equal(t, http.MethodPost, got.Method)
 	require.Equal(t, "application/ocsp-request", got.Header.Get("Content-Type"))
-	require.Equal(t, "ask", string(body))
+	require.Equal(t, "ask", string(sent))
 }
 
 func TestResponsesThatAreNotEvidence(t *testing.T) {
@@ -137,7 +153,7 @@ func TestResponsesThatAreNotEvidence(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := serve(t, tc.handler)
-			data, err := fetch.New(fetch.Options{AllowNetworks: loopback}).Get(t.Context(), s.URL, "", limit)
+			data, err := get(t.Context(), fetch.New(fetch.Options{AllowNetworks: loopback}), s.URL)
 			require.Error(t, err)
 			require.Nil(t, data)
 			if tc.want != nil {
@@ -147,7 +163,7 @@ func TestResponsesThatAreNotEvidence(t *testing.T) {
 			require.NotContains(t, err.Error(), "\x1b")
 			// The same through a transport of the caller's, which would ask for gzip and unpack it.
 			own := &http.Client{Transport: &http.Transport{MaxResponseHeaderBytes: 16 << 10, DisableKeepAlives: true}}
-			_, err = fetch.New(fetch.Options{AllowNetworks: loopback, Client: own}).Get(t.Context(), s.URL, "", limit)
+			_, err = get(t.Context(), fetch.New(fetch.Options{AllowNetworks: loopback, Client: own}), s.URL)
 			require.Error(t, err)
 			if tc.want != nil {
 				require.ErrorIs(t, err, tc.want)
@@ -162,13 +178,13 @@ func TestOnlyStatus200IsBelieved(t *testing.T) {
 			w.WriteHeader(code)
 			w.Write(evidence)
 		})
-		_, err := fetch.New(fetch.Options{AllowNetworks: loopback}).Get(t.Context(), s.URL, "", limit)
+		_, err := get(t.Context(), fetch.New(fetch.Options{AllowNetworks: loopback}), s.URL)
 		var status *fetch.StatusError
 		require.ErrorAs(t, err, &status, code)
 		require.Equal(t, code, status.Code)
 	}
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) })
-	_, err := fetch.New(fetch.Options{AllowNetworks: loopback}).Get(t.Context(), s.URL, "", limit)
+	_, err := get(t.Context(), fetch.New(fetch.Options{AllowNetworks: loopback}), s.URL)
 	require.ErrorAs(t, err, new(*fetch.StatusError))
 }
 
@@ -213,7 +229,7 @@ func TestRedirects(t *testing.T) {
 		{"with a fragment", to("/end#x"), new(*fetch.URLError)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			_, err := c.Get(t.Context(), s.URL+tc.path, "", limit)
+			_, err := get(t.Context(), c, s.URL+tc.path)
 			switch want := tc.want.(type) {
 			case nil:
 				require.NoError(t, err)
@@ -225,13 +241,13 @@ func TestRedirects(t *testing.T) {
 		})
 	}
 	var blocked *fetch.BlockedError
-	_, err := c.Get(t.Context(), s.URL+to("http://169.254.169.254/x"), "", limit)
+	_, err := get(t.Context(), c, s.URL+to("http://169.254.169.254/x"))
 	require.ErrorAs(t, err, &blocked)
 	require.Equal(t, "http://169.254.169.254/x", blocked.URL, "the target is named")
 
-	_, err = c.Post(t.Context(), s.URL+to("/end"), "", []byte("x"), "", limit)
+	_, err = c.Do(t.Context(), fetch.Request{URL: s.URL + to("/end"), Body: []byte("x"), Limit: limit})
 	require.NoError(t, err, "307 keeps the method and the body")
-	_, err = c.Post(t.Context(), s.URL+"/found", "", []byte("x"), "", limit)
+	_, err = c.Do(t.Context(), fetch.Request{URL: s.URL + "/found", Body: []byte("x"), Limit: limit})
 	require.ErrorContains(t, err, "turns POST into GET")
 }
 
@@ -247,13 +263,13 @@ func TestHTTPS(t *testing.T) {
 	s.Config.ErrorLog = log.New(io.Discard, "", 0)
 	s.StartTLS()
 	defer s.Close()
-	_, err := fetch.New(fetch.Options{AllowNetworks: loopback}).Get(t.Context(), s.URL, "", limit)
+	_, err := get(t.Context(), fetch.New(fetch.Options{AllowNetworks: loopback}), s.URL)
 	require.ErrorContains(t, err, "certificate", "a server of an unknown authority is refused")
 
 	c := fetch.New(fetch.Options{AllowNetworks: loopback, Client: s.Client()})
-	_, err = c.Get(t.Context(), s.URL, "", limit)
+	_, err = get(t.Context(), c, s.URL)
 	require.NoError(t, err)
-	_, err = c.Get(t.Context(), s.URL+"/down", "", limit)
+	_, err = get(t.Context(), c, s.URL+"/down")
 	require.ErrorAs(t, err, new(*fetch.URLError), "https is not left for http")
 }
 
@@ -276,19 +292,19 @@ func TestCallersClient(t *testing.T) {
 	t.Run("without a Transport it gets ours and not http.DefaultTransport", func(t *testing.T) {
 		asked.Store(0)
 		c := fetch.New(fetch.Options{Client: &http.Client{Timeout: time.Minute}, Resolver: &resolver{answers: map[string][][]string{"x.example.": {{"127.0.0.1"}}}}})
-		_, err := c.Get(t.Context(), "http://x.example/", "", limit)
+		_, err := get(t.Context(), c, "http://x.example/")
 		require.ErrorAs(t, err, new(*fetch.BlockedError))
 		require.Zero(t, asked.Load())
 	})
 	t.Run("its Jar is not used", func(t *testing.T) {
 		c := fetch.New(fetch.Options{AllowNetworks: loopback, Client: &http.Client{Jar: jar{}}}) // would panic
-		_, err := c.Get(t.Context(), s.URL, "", limit)
+		_, err := get(t.Context(), c, s.URL)
 		require.NoError(t, err)
 	})
 	t.Run("its CheckRedirect may refuse more", func(t *testing.T) {
 		no := errors.New("no redirects here")
 		c := fetch.New(fetch.Options{AllowNetworks: loopback, Client: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return no }}})
-		_, err := c.Get(t.Context(), s.URL+"/to", "", limit)
+		_, err := get(t.Context(), c, s.URL+"/to")
 		require.ErrorIs(t, err, no)
 	})
 	t.Run("its CheckRedirect may not refuse less", func(t *testing.T) {
@@ -296,7 +312,7 @@ func TestCallersClient(t *testing.T) {
 			http.Redirect(w, r, "http://10.0.0.1/", http.StatusFound)
 		})
 		c := fetch.New(fetch.Options{AllowNetworks: loopback, Client: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return nil }}})
-		_, err := c.Get(t.Context(), away.URL, "", limit)
+		_, err := get(t.Context(), c, away.URL)
 		require.ErrorAs(t, err, new(*fetch.BlockedError))
 	})
 	t.Run("its Transport is not led to a literal address by a redirect", func(t *testing.T) {
@@ -305,7 +321,7 @@ func TestCallersClient(t *testing.T) {
 		})
 		d := &dialer{server: away.Listener.Addr().String()}
 		transport := &http.Transport{DisableKeepAlives: true, DialContext: d.dial}
-		_, err := fetch.New(fetch.Options{Client: &http.Client{Transport: transport}}).Get(t.Context(), "http://crl.example/", "", limit)
+		_, err := get(t.Context(), fetch.New(fetch.Options{Client: &http.Client{Transport: transport}}), "http://crl.example/")
 		require.ErrorAs(t, err, new(*fetch.BlockedError))
 		require.Equal(t, []string{"crl.example:80"}, d.dialled)
 	})
@@ -313,19 +329,19 @@ func TestCallersClient(t *testing.T) {
 		c := fetch.New(fetch.Options{Client: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: 200, Body: io.NopCloser(bytes.NewReader(evidence)), Uncompressed: true, Request: r}, nil
 		})}})
-		_, err := c.Get(t.Context(), "http://crl.example/", "", limit)
+		_, err := get(t.Context(), c, "http://crl.example/")
 		require.ErrorIs(t, err, fetch.ErrEncoded)
 	})
 	t.Run("its Transport dials, yet literal addresses and ports are judged", func(t *testing.T) {
 		asked.Store(0)
 		transport := &http.Transport{DisableKeepAlives: true, DialContext: (&dialer{server: s.Listener.Addr().String()}).dial}
 		c := fetch.New(fetch.Options{Client: &http.Client{Transport: transport}})
-		_, err := c.Get(t.Context(), "http://127.0.0.1/", "", limit)
+		_, err := get(t.Context(), c, "http://127.0.0.1/")
 		require.ErrorAs(t, err, new(*fetch.BlockedError))
-		_, err = c.Get(t.Context(), "http://crl.example:8080/", "", limit)
+		_, err = get(t.Context(), c, "http://crl.example:8080/")
 		require.ErrorAs(t, err, new(*fetch.URLError))
 		require.Zero(t, asked.Load())
-		_, err = c.Get(t.Context(), "http://crl.example/", "", limit)
+		_, err = get(t.Context(), c, "http://crl.example/")
 		require.NoError(t, err)
 	})
 }
@@ -333,7 +349,7 @@ func TestCallersClient(t *testing.T) {
 func TestLimitMustBePositive(t *testing.T) {
 	d := &dialer{server: serve(t, good).Listener.Addr().String()}
 	for _, n := range []int64{0, -1, 1<<63 - 1} {
-		_, err := fetch.New(fetch.Options{Dial: d.dial}).Get(t.Context(), "http://8.8.8.8/", "", n)
+		_, err := fetch.New(fetch.Options{Dial: d.dial}).Do(t.Context(), fetch.Request{URL: "http://8.8.8.8/", Limit: n})
 		require.Error(t, err)
 	}
 	require.Empty(t, d.dialled)
@@ -345,6 +361,6 @@ func TestTLSBelow12IsRefused(t *testing.T) {
 	s.TLS = &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}
 	s.StartTLS()
 	defer s.Close()
-	_, err := fetch.New(fetch.Options{AllowNetworks: loopback}).Get(t.Context(), s.URL, "", limit)
+	_, err := get(t.Context(), fetch.New(fetch.Options{AllowNetworks: loopback}), s.URL)
 	require.ErrorContains(t, err, "protocol version")
 }

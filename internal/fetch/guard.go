@@ -3,7 +3,6 @@ package fetch
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -11,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/mtlsguard/mtls/internal/ipaddr"
@@ -24,6 +24,14 @@ const (
 
 // fetchContext is the key under which a request's context carries the context of the whole fetch.
 type fetchContext struct{}
+
+// operatorHop is the key under which the context of a fetch from an operator's URL carries a *atomic.Bool: true until its server redirects.
+type operatorHop struct{}
+
+func trusted(ctx context.Context) bool {
+	first, ok := ctx.Value(operatorHop{}).(*atomic.Bool)
+	return ok && first.Load()
+}
 
 // guard decides where a fetch may go.
 type guard struct {
@@ -142,7 +150,7 @@ func (g *guard) dial(ctx context.Context, network, address string) (net.Conn, er
 	// slow server would hold sockets that nobody counts any longer.
 	fetch, ok := ctx.Value(fetchContext{}).(context.Context)
 	if !ok {
-		return nil, errors.New("a dial without a fetch")
+		return nil, local(errors.New("a dial without a fetch"))
 	}
 	defer context.AfterFunc(fetch, cancel)()
 	conn, err := g.dialName(ctx, network, address)
@@ -172,7 +180,7 @@ func (g *guard) dialName(ctx context.Context, network, address string) (net.Conn
 	targets := make([]string, 0, len(addresses))
 	for _, a := range addresses {
 		target := netip.AddrPortFrom(ipaddr.Canonical(a), uint16(port))
-		if err := g.judge(target); err != nil {
+		if err := g.judge(target); err != nil && !trusted(ctx) {
 			if blocked == nil {
 				blocked = err
 			}
@@ -225,9 +233,12 @@ func (g *guard) dialOne(ctx context.Context, network, target string, last bool) 
 	return g.dialer(ctx, network, target)
 }
 
-// redirectPolicy follows at most two redirects and judges each like the first URL. next, if any, may refuse more.
+// redirectPolicy follows at most two redirects and judges each like a URL from a certificate, whoever the first one is of. next, if any, may refuse more.
 func (g *guard) redirectPolicy(next func(*http.Request, []*http.Request) error) func(*http.Request, []*http.Request) error {
 	return func(req *http.Request, via []*http.Request) error {
+		if first, ok := req.Context().Value(operatorHop{}).(*atomic.Bool); ok {
+			first.Store(false)
+		}
 		if len(via) > maxRedirects {
 			return ErrRedirects
 		}
@@ -239,15 +250,19 @@ func (g *guard) redirectPolicy(next func(*http.Request, []*http.Request) error) 
 			return &URLError{URL: req.URL.Redacted(), Problem: "is a redirect from https to http"}
 		}
 		if req.Method != previous.Method {
-			return fmt.Errorf("a redirect turns %s into %s", previous.Method, req.Method)
+			return &URLError{URL: req.URL.Redacted(), Problem: "is a redirect that turns " + previous.Method + " into " + req.Method}
 		}
 		if err := g.checkTarget(req.URL); err != nil {
 			return err
 		}
 		req.Header.Del("Referer")
-		if next != nil {
-			return next(req, slices.Clone(via))
+		if next == nil {
+			return nil
 		}
-		return nil
+		err := next(req, slices.Clone(via))
+		if err != nil && err != http.ErrUseLastResponse {
+			return local(err)
+		}
+		return err
 	}
 }

@@ -130,7 +130,7 @@ func TestThreat76_SSRF(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			d := &dialer{server: inside}
 			c := fetch.New(fetch.Options{Dial: d.dial, Resolver: &resolver{answers: names}})
-			data, err := c.Get(t.Context(), tc.url, "", limit)
+			data, err := get(t.Context(), c, tc.url)
 			require.Error(t, err)
 			require.Nil(t, data)
 			require.Empty(t, d.dialled, "nothing may be dialled")
@@ -145,7 +145,7 @@ func TestThreat76_SSRF(t *testing.T) {
 			case *net.DNSError:
 				require.ErrorAs(t, err, &want)
 			}
-			_, err = c.Post(t.Context(), tc.url, "", nil, "", limit)
+			_, err = c.Do(t.Context(), fetch.Request{URL: tc.url, Body: []byte{}, Limit: limit})
 			require.Error(t, err)
 			require.Empty(t, d.dialled)
 		})
@@ -158,7 +158,7 @@ func TestPublicAddressesAreReachedOnThePortsOfTheWeb(t *testing.T) {
 	c := fetch.New(fetch.Options{Dial: d.dial, Resolver: r})
 	for _, u := range []string{"http://crl.example/a", "http://crl.example.:80/a", "http://crl.example:443/a", "http://8.8.8.8/a", "http://CRL.example/"} {
 		r.answers["CRL.example."] = r.answers["crl.example."]
-		_, err := c.Get(t.Context(), u, "", limit)
+		_, err := get(t.Context(), c, u)
 		require.NoError(t, err, u)
 	}
 	require.Equal(t, []string{"8.8.8.8:80", "8.8.8.8:80", "8.8.8.8:443", "8.8.8.8:80", "8.8.8.8:80"}, d.dialled, "blocked addresses of a name are skipped")
@@ -172,7 +172,7 @@ func TestRootedResolutionKeepsTheHostHeader(t *testing.T) {
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) { host = r.Host; good(w, r) })
 	d := &dialer{server: s.Listener.Addr().String()}
 	c := fetch.New(fetch.Options{Dial: d.dial, Resolver: &resolver{answers: map[string][][]string{"crl.example.": {{"8.8.8.8"}}}}})
-	_, err := c.Get(t.Context(), "http://crl.example/", "", limit)
+	_, err := get(t.Context(), c, "http://crl.example/")
 	require.NoError(t, err)
 	require.Equal(t, "crl.example", host)
 }
@@ -181,12 +181,12 @@ func TestRebindingGainsNothing(t *testing.T) {
 	d := &dialer{server: serve(t, good).Listener.Addr().String()}
 	r := &resolver{answers: map[string][][]string{"rebind.example.": {{"8.8.8.8"}, {"127.0.0.1"}}}}
 	c := fetch.New(fetch.Options{Dial: d.dial, Resolver: r})
-	_, err := c.Get(t.Context(), "http://rebind.example/", "", limit)
+	_, err := get(t.Context(), c, "http://rebind.example/")
 	require.NoError(t, err)
 	require.Equal(t, []string{"rebind.example."}, r.asked, "one resolution, that of the check")
 	require.Equal(t, []string{"8.8.8.8:80"}, d.dialled, "what was judged is what is dialled")
 
-	_, err = c.Get(t.Context(), "http://rebind.example/", "", limit)
+	_, err = get(t.Context(), c, "http://rebind.example/")
 	require.ErrorAs(t, err, new(*fetch.BlockedError))
 	require.Equal(t, []string{"8.8.8.8:80"}, d.dialled)
 }
@@ -194,10 +194,10 @@ func TestRebindingGainsNothing(t *testing.T) {
 func TestAllowedNetworkIsReachedOnAnyPortAndOthersAreNot(t *testing.T) {
 	s := serve(t, good)
 	c := fetch.New(fetch.Options{AllowNetworks: []netip.Prefix{netip.MustParsePrefix("::ffff:127.0.0.0/104")}})
-	_, err := c.Get(t.Context(), s.URL, "", limit)
+	_, err := get(t.Context(), c, s.URL)
 	require.NoError(t, err, "an IPv4-mapped prefix is the IPv4 prefix")
 	for _, u := range []string{"http://10.0.0.1/", "http://[::1]/", "http://169.254.169.254/", "http://8.8.8.8:8080/"} {
-		_, err := c.Get(t.Context(), u, "", limit)
+		_, err := get(t.Context(), c, u)
 		require.ErrorAs(t, err, new(*fetch.BlockedError), u)
 	}
 }
@@ -212,7 +212,7 @@ func TestManyAddressesAreNotAllTried(t *testing.T) {
 		Dial:     func(context.Context, string, string) (net.Conn, error) { dialled++; return nil, errors.New("refused") },
 		Resolver: &resolver{answers: map[string][][]string{"many.example.": {addresses}}},
 	})
-	_, err := c.Get(t.Context(), "http://many.example/", "", limit)
+	_, err := get(t.Context(), c, "http://many.example/")
 	require.Error(t, err)
 	require.Equal(t, 8, dialled)
 	require.Less(t, len(err.Error()), 1024)
@@ -226,7 +226,7 @@ func TestRedirectToANameOfABlockedAddress(t *testing.T) {
 	c := fetch.New(fetch.Options{Dial: d.dial, Resolver: &resolver{answers: map[string][][]string{
 		"crl.example.": {{"8.8.8.8"}}, "inside.example.": {{"127.0.0.1"}},
 	}}})
-	_, err := c.Get(t.Context(), "http://crl.example/", "", limit)
+	_, err := get(t.Context(), c, "http://crl.example/")
 	require.ErrorAs(t, err, new(*fetch.BlockedError))
 	require.Equal(t, []string{"8.8.8.8:80"}, d.dialled)
 }
@@ -242,7 +242,7 @@ func TestMain(m *testing.M) {
 func TestProxyOfTheEnvironmentIsIgnored(t *testing.T) {
 	d := &dialer{server: serve(t, good).Listener.Addr().String()}
 	c := fetch.New(fetch.Options{AllowNetworks: loopback, Dial: d.dial, Resolver: &resolver{answers: map[string][][]string{"crl.example.": {{"8.8.8.8"}}}}})
-	_, err := c.Get(t.Context(), "http://crl.example/", "", limit)
+	_, err := get(t.Context(), c, "http://crl.example/")
 	require.NoError(t, err)
 	require.Equal(t, []string{"8.8.8.8:80"}, d.dialled)
 }
@@ -265,7 +265,7 @@ func FuzzURL(f *testing.F) {
 				return nil, errors.New("not dialled")
 			},
 		})
-		_, err := c.Get(context.Background(), s, "", limit)
+		_, err := get(context.Background(), c, s)
 		if err == nil {
 			t.Fatal("nothing can have answered")
 		}

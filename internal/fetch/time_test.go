@@ -27,7 +27,7 @@ func TestSecondAddressIsTriedWhenTheFirstIsDead(t *testing.T) {
 		return new(net.Dialer).DialContext(ctx, network, s.Listener.Addr().String())
 	}
 	c := fetch.New(fetch.Options{Dial: dial, Resolver: &resolver{answers: map[string][][]string{"crl.example.": {{"8.8.8.8", "9.9.9.9"}}}}})
-	_, err := c.Get(t.Context(), "http://crl.example/", "", limit)
+	_, err := get(t.Context(), c, "http://crl.example/")
 	require.NoError(t, err)
 	require.Equal(t, []string{"8.8.8.8:80", "9.9.9.9:80"}, dialled)
 }
@@ -42,7 +42,7 @@ func TestDripFeedEndsWithTheContext(t *testing.T) {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-dripping; cancel() }()
-	_, err := fetch.New(fetch.Options{AllowNetworks: loopback}).Get(ctx, s.URL, "", limit)
+	_, err := get(ctx, fetch.New(fetch.Options{AllowNetworks: loopback}), s.URL)
 	require.ErrorIs(t, err, context.Canceled)
 }
 
@@ -69,7 +69,7 @@ func TestFetchWithoutDeadlineEndsAfterAMinute(t *testing.T) {
 		var closed atomic.Int32
 		c := fetch.New(fetch.Options{Dial: drip(&closed)})
 		start := time.Now()
-		_, err := c.Get(context.Background(), "http://8.8.8.8/", "", limit)
+		_, err := get(context.Background(), c, "http://8.8.8.8/")
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, time.Minute, time.Since(start))
 		time.Sleep(2 * time.Second)
@@ -87,7 +87,7 @@ func TestDialEndsWithItsFetch(t *testing.T) {
 		}})
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		_, err := c.Get(ctx, "http://8.8.8.8/", "", limit)
+		_, err := get(ctx, c, "http://8.8.8.8/")
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		synctest.Wait()
 		require.Equal(t, int32(1), ended.Load())
@@ -107,7 +107,7 @@ func TestSilentTLSServerHoldsNoSocketAfterTheFetch(t *testing.T) {
 		}})
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		_, err := c.Get(ctx, "https://8.8.8.8/", "", limit)
+		_, err := get(ctx, c, "https://8.8.8.8/")
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		synctest.Wait()
 		require.Equal(t, int32(1), closed.Load())
@@ -133,7 +133,7 @@ func TestDeadFirstAddressCostsOneSecond(t *testing.T) {
 			},
 		})
 		start := time.Now()
-		_, err := c.Get(context.Background(), "http://crl.example/", "", limit)
+		_, err := get(context.Background(), c, "http://crl.example/")
 		require.NoError(t, err)
 		require.Equal(t, time.Second, time.Since(start))
 	})

@@ -109,6 +109,20 @@ func certID(issuer *x509.Certificate, serial *big.Int) []byte {
 	return rawCertID([]byte{0x30, 9, 6, 5, 0x2b, 14, 3, 2, 26, 5, 0}, name[:], keyHash(issuer), serial)
 }
 
+// certIDWith is a CertID by SHA-256, or by SHA-1 with its NULL left out.
+func certIDWith(hash crypto.Hash, issuer *x509.Certificate, serial *big.Int) []byte {
+	algorithm := []byte{0x30, 7, 6, 5, 0x2b, 14, 3, 2, 26}
+	if hash == crypto.SHA256 {
+		algorithm = []byte{0x30, 11, 6, 9, 0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 1}
+	}
+	sum := func(data []byte) []byte {
+		h := hash.New()
+		h.Write(data)
+		return h.Sum(nil)
+	}
+	return rawCertID(algorithm, sum(issuer.RawSubject), sum(publicKeyBits(issuer)), serial)
+}
+
 func rawCertID(algorithm, name, key []byte, serial *big.Int) []byte {
 	var b cryptobyte.Builder
 	b.AddASN1BigInt(serial)
@@ -149,9 +163,18 @@ func generalTime(t time.Time) []byte { return tlv(0x18, []byte(t.UTC().Format("2
 
 // extensions is a [1] EXPLICIT Extensions with one extension.
 func extensions(critical bool) []byte {
-	der, err := asn1.Marshal([]pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3, 4}, Critical: critical, Value: []byte{5, 0}}})
+	return extensionList(pkix.Extension{Id: asn1.ObjectIdentifier{1, 2, 3, 4}, Critical: critical, Value: []byte{5, 0}})
+}
+
+func extensionList(list ...pkix.Extension) []byte {
+	der, err := asn1.Marshal(list)
 	if err != nil {
 		panic(err)
 	}
 	return tlv(0xa1, der)
+}
+
+// nonce is an id-pkix-ocsp-nonce extension.
+func nonce(critical bool, value []byte) pkix.Extension {
+	return pkix.Extension{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 2}, Critical: critical, Value: value}
 }

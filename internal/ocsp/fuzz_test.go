@@ -1,6 +1,8 @@
 package ocsp_test
 
 import (
+	"bytes"
+	"crypto"
 	"crypto/x509"
 	"math/big"
 	"testing"
@@ -61,5 +63,44 @@ func FuzzVerify(f *testing.F) {
 		got, err := ocsp.Parse(der)
 		require.NoError(t, err)
 		require.Equal(t, want.Signed, got.Signed)
+	})
+}
+
+// FuzzSigned: never panics, whatever the CA has signed; what Verify accepts
+// golang.org/x/crypto/ocsp accepts too and agrees on status, serial number and
+// times; and a nonce is one that was signed.
+func FuzzSigned(f *testing.F) {
+	ca, cert := world(f)
+	twice := append(single(ca, cert.SerialNumber, good), single(ca, cert.SerialNumber, revoked)...)
+	sha256ID := certIDWith(crypto.SHA256, ca.Certificate, cert.SerialNumber)
+	f.Add(thisUpdate(0), single(ca, cert.SerialNumber, good), []byte{})
+	f.Add(thisUpdate(0), single(ca, cert.SerialNumber, revoked), extensions(false))
+	f.Add(thisUpdate(0), single(ca, cert.SerialNumber, unknown, thisUpdate(0)), extensionList(nonce(true, tlv(4, []byte("nonce")))))
+	f.Add(thisUpdate(0), rawSingle(sha256ID, good, thisUpdate(0), nextUpdate(time.Hour), extensions(false)), extensionList(nonce(false, tlv(4, []byte("n")))))
+	f.Add(thisUpdate(0), twice, []byte{})
+	f.Fuzz(func(t *testing.T, producedAt, singles, list []byte) {
+		r := sound(ca, cert)
+		r.producedAt, r.singles, r.extensions = producedAt, [][]byte{singles}, list
+		der := r.sign(t, ca.Key)
+		got, err := verify(der, cert, ca)
+		if err != nil {
+			return
+		}
+		require.LessOrEqual(t, len(got.Nonce), ocsp.MaxNonce)
+		parsed, err := ocsp.Parse(der)
+		require.NoError(t, err)
+		require.True(t, got.Nonce == "" || bytes.Contains(parsed.Signed, tlv(4, tlv(4, []byte(got.Nonce)))))
+		if parsed.Singles != 1 || got.Reason != int(int32(got.Reason)) {
+			return // refused there; here the worst answer counts, and a revocation for whichever reason
+		}
+		want, err := xocsp.ParseResponse(der, ca.Certificate)
+		require.NoError(t, err)
+		require.Zero(t, want.SerialNumber.Cmp(cert.SerialNumber))
+		require.Equal(t, map[int]ocsp.Status{xocsp.Good: ocsp.Good, xocsp.Revoked: ocsp.Revoked, xocsp.Unknown: ocsp.Unknown}[want.Status], got.Status)
+		require.True(t, want.ProducedAt.Equal(got.ProducedAt))
+		require.True(t, want.ThisUpdate.Equal(got.ThisUpdate))
+		require.True(t, want.NextUpdate.Equal(got.NextUpdate))
+		require.True(t, want.RevokedAt.Equal(got.RevokedAt))
+		require.Equal(t, want.RevocationReason, got.Reason)
 	})
 }

@@ -7,7 +7,6 @@
 package ocsp
 
 import (
-	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -19,6 +18,7 @@ import (
 // Limits on what Verify looks at; a response beyond one of them is malformed.
 const (
 	MaxResponse     = 64 << 10 // octets
+	MaxNonce        = 128      // octets (RFC 9654 section 2.1)
 	maxCertificates = 10       // embedded
 	maxAnswers      = 100      // SingleResponses
 )
@@ -28,7 +28,7 @@ const (
 // evidence.
 var (
 	ErrMalformed    = errors.New("malformed OCSP response")              // not the DER of a basic response version 1
-	ErrCritical     = errors.New("critical extension in OCSP response")  // none is supported
+	ErrCritical     = errors.New("critical extension in OCSP response")  // none but the nonce is supported
 	ErrNoAnswer     = errors.New("OCSP response for other certificates") // by issuer name, issuer key or serial number
 	ErrUnauthorized = errors.New("OCSP response by somebody else")       // signed neither by the issuer nor by a responder of its
 	ErrFuture       = errors.New("OCSP response from the future")        // produced or valid later than the clock says
@@ -87,23 +87,11 @@ type Answer struct {
 	// (RFC 6960 section 4.2.2.2.1): the answer counts only if the responder's
 	// own certificate is shown not to be revoked.
 	ResponderNeedsCheck bool
-}
 
-// NewRequest returns the DER of a request for the status of cert, with SHA-1 in
-// its CertID, which is what responders of the lightweight profile know
-// (RFC 5019 section 2.1.1), and without a nonce, which they ignore.
-func NewRequest(cert, issuer *x509.Certificate) ([]byte, error) {
-	if cert == nil || issuer == nil {
-		return nil, errors.New("OCSP request: a certificate is missing")
-	}
-	if !bytes.Equal(cert.RawIssuer, issuer.RawSubject) {
-		return nil, errors.New("OCSP request: the certificate has another issuer")
-	}
-	request, err := ocsp.CreateRequest(cert, issuer, nil)
-	if err != nil {
-		return nil, fmt.Errorf("OCSP request: %w", err)
-	}
-	return request, nil
+	// Nonce holds the octets of the response's nonce (RFC 9654), at most
+	// MaxNonce; empty: it has none. Whether it must be that of a request is
+	// the caller's to decide: a response that was made beforehand has none.
+	Nonce string
 }
 
 // CheckTime decides whether the answer counts at the time now. Times ahead of

@@ -322,21 +322,3 @@ func TestResponseError(t *testing.T) {
 		require.ErrorContains(t, err, text)
 	}
 }
-
-func TestNewRequest(t *testing.T) {
-	ca, cert := world(t)
-	der, err := ocsp.NewRequest(cert, ca.Certificate)
-	require.NoError(t, err)
-	request, err := xocsp.ParseRequest(der)
-	require.NoError(t, err)
-	require.Equal(t, crypto.SHA1, request.HashAlgorithm)
-	require.Zero(t, cert.SerialNumber.Cmp(request.SerialNumber))
-	require.Equal(t, keyHash(ca.Certificate), request.IssuerKeyHash)
-
-	_, err = ocsp.NewRequest(cert, newCA(t, testpki.Options{}).Certificate)
-	require.Error(t, err, "another issuer")
-	_, err = ocsp.NewRequest(nil, ca.Certificate)
-	require.Error(t, err)
-	_, err = ocsp.NewRequest(cert, nil)
-	require.Error(t, err)
-}

@@ -2,6 +2,7 @@ package ocsp
 
 import (
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
 	"math/big"
@@ -27,6 +28,7 @@ type response struct {
 	responderKey  []byte // SHA-1 of the public key; nil: byName
 	producedAt    time.Time
 	singles       []single
+	nonce         string // empty: none
 }
 
 // single is a SingleResponse.
@@ -142,7 +144,21 @@ func (r *response) parseData(in cryptobyte.String) error {
 			return malformed("too many responses")
 		}
 	}
-	return parseExtensions(&data)
+	extensions, err := parseExtensions(&data)
+	if err != nil {
+		return err
+	}
+	for _, e := range extensions {
+		switch {
+		case e.Id.Equal(oidNonce):
+			if r.nonce, err = parseNonce(e.Value); err != nil {
+				return err
+			}
+		case e.Critical:
+			return critical(e)
+		}
+	}
+	return nil
 }
 
 // parseResponderID reads the CHOICE ResponderID.
@@ -188,7 +204,16 @@ func parseSingle(in *cryptobyte.String) (single, error) {
 			return single{}, malformed("nextUpdate")
 		}
 	}
-	return s, parseExtensions(&seq)
+	extensions, err := parseExtensions(&seq)
+	if err != nil {
+		return single{}, err
+	}
+	for _, e := range extensions {
+		if e.Critical {
+			return single{}, critical(e)
+		}
+	}
+	return s, nil
 }
 
 // parseStatus reads the CHOICE CertStatus.
@@ -221,32 +246,30 @@ func (s *single) parseStatus(in *cryptobyte.String) error {
 }
 
 // parseExtensions reads an optional [1] EXPLICIT Extensions, which ends the
-// structure that it is part of, and refuses critical ones: none of those that
-// RFC 6960 section 4.4 defines changes what an answer says, so that a critical
-// one is one that we do not know.
-func parseExtensions(in *cryptobyte.String) error {
+// structure that it is part of.
+func parseExtensions(in *cryptobyte.String) ([]pkix.Extension, error) {
 	var wrapper, seq cryptobyte.String
 	var present bool
 	if !in.ReadOptionalASN1(&wrapper, &present, explicit(1)) || !in.Empty() {
-		return malformed("trailing data")
+		return nil, malformed("trailing data")
 	}
 	if !present {
-		return nil
+		return nil, nil
 	}
 	if !wrapper.ReadASN1(&seq, cbasn1.SEQUENCE) || !wrapper.Empty() {
-		return malformed("extensions")
+		return nil, malformed("extensions")
 	}
 	extensions, err := x509ext.ParseExtensions(seq)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrMalformed, err)
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	for _, e := range extensions {
-		if e.Critical {
-			return fmt.Errorf("%w: %.64s", ErrCritical, e.Id)
-		}
-	}
-	return nil
+	return extensions, nil
 }
+
+// critical refuses a critical extension: but for the nonce, none of those that
+// RFC 6960 section 4.4 defines changes what an answer says, so that a critical
+// one is one that we do not know.
+func critical(e pkix.Extension) error { return fmt.Errorf("%w: %.64s", ErrCritical, e.Id) }
 
 // explicit is the tag of an explicitly tagged field, and of an implicitly
 // tagged SEQUENCE.

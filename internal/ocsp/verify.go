@@ -81,6 +81,7 @@ func Verify(der []byte, cert, issuer *x509.Certificate, now time.Time, skew time
 		HasReason:           worst.hasReason,
 		Responder:           responder,
 		ResponderNeedsCheck: responder != nil && !x509ext.OCSPNoCheck(responder),
+		Nonce:               r.nonce,
 	}, nil
 }
 

@@ -61,31 +61,9 @@ func addSubjectAltName(t *x509.Certificate) error {
 }
 
 // IssuingDistributionPoint is the critical extension of a CRL that covers only a part of its issuer's certificates (RFC 5280 section 5.2.5), for
-// [CRLOptions].Extra. Without URIs the distribution point has no name.
+// [CRLOptions].Extra. Without URIs the distribution point has no name. [Scope] has the rest.
 func IssuingDistributionPoint(userOnly, caOnly bool, uris ...string) (pkix.Extension, error) {
-	var b cryptobyte.Builder
-	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		if len(uris) > 0 {
-			b.AddASN1(constructed(0), func(b *cryptobyte.Builder) { // distributionPoint, explicit because it is a CHOICE
-				b.AddASN1(constructed(0), func(b *cryptobyte.Builder) { // fullName
-					for _, uri := range uris {
-						addBytes(b, tagURI, []byte(uri))
-					}
-				})
-			})
-		}
-		if userOnly {
-			addBytes(b, cbasn1.Tag(1).ContextSpecific(), []byte{0xff})
-		}
-		if caOnly {
-			addBytes(b, cbasn1.Tag(2).ContextSpecific(), []byte{0xff})
-		}
-	})
-	der, err := b.Bytes()
-	if err != nil {
-		return pkix.Extension{}, err
-	}
-	return pkix.Extension{Id: oidIssuingDistributionPoint, Critical: true, Value: der}, nil
+	return Scope{PointName: PointName{URIs: uris}, UserOnly: userOnly, CAOnly: caOnly}.Extension()
 }
 
 func constructed(n uint8) cbasn1.Tag {

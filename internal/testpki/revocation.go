@@ -29,8 +29,13 @@ type CRLOptions struct {
 	ThisUpdate, NextUpdate time.Time
 	Entries                []x509.RevocationListEntry
 	Extra                  []pkix.Extension
-	// Signer, nil: the CA itself. Another one signs with its key under the CA's name and key identifier: a forgery.
+	// Signer, nil: the CA itself. Another one signs with its key under the CA's name and key identifier: a forgery. A list under another certificate's
+	// name and key identifier is that of a CA with this certificate and key, whatever the certificate is good for; it needs a key identifier.
 	Signer *CA
+	// BaseNumber makes it a delta for the complete list of that number (RFC 5280 section 5.2.4). Nil: a complete list.
+	BaseNumber *big.Int
+	// Version1 leaves version and crlExtensions out, so that Number, Extra and BaseNumber have no effect. Its entries are to be without extensions.
+	Version1 bool
 }
 
 // CRL signs a list, in DER. It does so also for a CA whose certificate has no cRLSign: refusing that list is the verifier's task.
@@ -49,8 +54,57 @@ func (ca *CA) CRL(o CRLOptions) ([]byte, error) {
 	if t.Number == nil {
 		t.Number = big.NewInt(1)
 	}
+	if o.BaseNumber != nil {
+		base, err := asn1.Marshal(o.BaseNumber)
+		if err != nil {
+			return nil, err
+		}
+		t.ExtraExtensions = append(t.ExtraExtensions, pkix.Extension{Id: oidDeltaCRLIndicator, Critical: true, Value: base})
+	}
+	if _, ok := key.Public().(*ecdsa.PublicKey); ok && o.Version1 {
+		t.SignatureAlgorithm = x509.ECDSAWithSHA256 // what version1 signs with, on every curve
+	}
 	t.ThisUpdate, t.NextUpdate = defaultUpdates(o.ThisUpdate, o.NextUpdate)
-	return x509.CreateRevocationList(rand.Reader, t, &issuer, key)
+	der, err := x509.CreateRevocationList(rand.Reader, t, &issuer, key)
+	if err != nil || !o.Version1 {
+		return der, err
+	}
+	return version1(der, key)
+}
+
+// version1 signs a list again without what version 1 does not have (RFC 5280 section 5.1).
+func version1(der []byte, key crypto.Signer) ([]byte, error) {
+	var in, tbs, part cryptobyte.String
+	var tag cbasn1.Tag
+	list := cryptobyte.String(der)
+	if !list.ReadASN1(&in, cbasn1.SEQUENCE) || !in.ReadASN1(&tbs, cbasn1.SEQUENCE) || !tbs.SkipASN1(cbasn1.INTEGER) {
+		return nil, errors.New("testpki: not a list that x509 made")
+	}
+	var b cryptobyte.Builder
+	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		for tbs.ReadAnyASN1Element(&part, &tag) {
+			if tag != constructed(0) { // crlExtensions
+				b.AddBytes(part)
+			}
+		}
+	})
+	signed, err := b.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	hash, algorithm, err := signatureAlgorithm(key)
+	if err != nil {
+		return nil, err
+	}
+	signature, err := crypto.SignMessage(key, rand.Reader, signed, hash)
+	if err != nil {
+		return nil, err
+	}
+	return asn1.Marshal(struct {
+		TBS       asn1.RawValue
+		Algorithm pkix.AlgorithmIdentifier
+		Signature asn1.BitString
+	}{asn1.RawValue{FullBytes: signed}, algorithm, asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)}})
 }
 
 func defaultUpdates(this, next time.Time) (time.Time, time.Time) {

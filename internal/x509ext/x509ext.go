@@ -19,6 +19,7 @@ var (
 	oidAnyExtKeyUsage        = asn1.ObjectIdentifier{2, 5, 29, 37, 0}
 	oidCRLDistributionPoints = asn1.ObjectIdentifier{2, 5, 29, 31}
 	oidExtKeyUsage           = asn1.ObjectIdentifier{2, 5, 29, 37}
+	oidFreshestCRL           = asn1.ObjectIdentifier{2, 5, 29, 46}
 	oidNoRevAvail            = asn1.ObjectIdentifier{2, 5, 29, 56}
 	oidOCSPNoCheck           = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 5}
 	oidProxyCertInfo         = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 14}

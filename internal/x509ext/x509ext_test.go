@@ -14,7 +14,6 @@ import (
 	"encoding/asn1"
 	"encoding/hex"
 	"math/big"
-	"slices"
 	"testing"
 	"time"
 
@@ -50,6 +49,7 @@ func extension(oid asn1.ObjectIdentifier, value []byte) pkix.Extension {
 
 var (
 	points     = asn1.ObjectIdentifier{2, 5, 29, 31}
+	freshest   = asn1.ObjectIdentifier{2, 5, 29, 46}
 	noCheck    = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 5}
 	tlsFeature = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 24}
 )
@@ -134,104 +134,6 @@ func crlIssuer(name []byte) []byte        { return tlv(0xa2, directoryName(name)
 func relativeName(contents []byte) []byte { return tlv(0xa0, tlv(0xa1, contents)) }
 
 var someName = tlv(0x30, tlv(0x31, tlv(0x30, []byte{6, 3, 0x55, 4, 3}, tlv(0x0c, []byte("CA")))))
-
-func TestDistributionPoints(t *testing.T) {
-	attribute := tlv(0x30, []byte{6, 3, 0x55, 4, 3}, tlv(0x0c, []byte("CRL1")))
-	for _, test := range []struct {
-		name  string
-		value []byte
-		want  []x509ext.DistributionPoint
-	}{
-		{
-			"every URI of every point is kept in order",
-			pointList(point(fullName(uri("http://a/1"), uri("http://a/2"))), point(fullName(uri("http://b/1")))),
-			[]x509ext.DistributionPoint{{HasName: true, URIs: []string{"http://a/1", "http://a/2"}}, {HasName: true, URIs: []string{"http://b/1"}}},
-		},
-		{
-			"a URI after a name of another kind is kept",
-			pointList(point(fullName(directoryName(someName), tlv(0x82, []byte("x.example")), uri("ldap://c")))),
-			[]x509ext.DistributionPoint{{HasName: true, URIs: []string{"ldap://c"}, DirectoryNames: [][]byte{someName}}},
-		},
-		{
-			"reasons are reported",
-			pointList(point(fullName(uri("http://a")), reasons())),
-			[]x509ext.DistributionPoint{{HasName: true, URIs: []string{"http://a"}, Reasons: true}},
-		},
-		{
-			"cRLIssuer is reported",
-			pointList(point(fullName(uri("http://a")), crlIssuer(someName))),
-			[]x509ext.DistributionPoint{{HasName: true, URIs: []string{"http://a"}, CRLIssuer: true}},
-		},
-		{
-			"cRLIssuer alone",
-			pointList(point(crlIssuer(someName))),
-			[]x509ext.DistributionPoint{{CRLIssuer: true}},
-		},
-		{
-			"a relative name is reported",
-			pointList(point(relativeName(attribute))),
-			[]x509ext.DistributionPoint{{HasName: true, RelativeName: true}},
-		},
-		{"no point", pointList(), nil},
-		{"an empty point", pointList(point()), nil},
-		{"reasons alone", pointList(point(reasons())), nil},
-		{"trailing data", append(pointList(point(fullName(uri("http://a")))), 0), nil},
-		{"trailing data in a point", pointList(point(fullName(uri("http://a")), []byte{5, 0})), nil},
-		{"trailing data in the name", pointList(point(tlv(0xa0, tlv(0xa0, uri("http://a")), []byte{5, 0}))), nil},
-		{"fields out of order", pointList(point(reasons(), fullName(uri("http://a")))), nil},
-		{"a name of no kind", pointList(point(tlv(0xa0, []byte{5, 0}))), nil},
-		{"a full name without names", pointList(point(fullName())), nil},
-		{"a tag that is no GeneralName", pointList(point(fullName([]byte{0x89, 0}))), nil},
-		{"a URI that is not ASCII", pointList(point(fullName(uri("http://\xc3\xa4")))), nil},
-		{"not a sequence", []byte{5, 0}, nil},
-		{"nothing", []byte{}, nil},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			got, err := x509ext.DistributionPoints(&x509.Certificate{Extensions: []pkix.Extension{extension(points, test.value)}})
-			if test.want == nil {
-				require.Error(t, err)
-				require.Nil(t, got)
-				return
-			}
-			require.NoError(t, err)
-			require.Equal(t, test.want, got)
-		})
-	}
-	t.Run("no extension", func(t *testing.T) {
-		got, err := x509ext.DistributionPoints(&x509.Certificate{})
-		require.NoError(t, err)
-		require.Nil(t, got)
-	})
-}
-
-// FuzzDistributionPoints: never panics; what it accepts crypto/x509 accepts
-// too, but for relative names, and every URI that crypto/x509 reports is there
-// in the same order.
-func FuzzDistributionPoints(f *testing.F) {
-	f.Add(pointList(point(fullName(uri("http://a/1"), uri("http://a/2")), reasons()), point(crlIssuer(someName))))
-	f.Add(pointList(point(fullName(directoryName(someName), uri("http://b")))))
-	f.Add(pointList(point(relativeName(someName))))
-	f.Fuzz(func(t *testing.T, value []byte) {
-		got, err := x509ext.DistributionPoints(&x509.Certificate{Extensions: []pkix.Extension{extension(points, value)}})
-		if err != nil {
-			return
-		}
-		c, err := certificate(t, extension(points, value))
-		if err != nil {
-			require.True(t, slices.ContainsFunc(got, func(p x509ext.DistributionPoint) bool { return p.RelativeName }), err)
-			return
-		}
-		rest := c.CRLDistributionPoints
-		for _, p := range got {
-			for _, u := range p.URIs {
-				if len(rest) > 0 && rest[0] == u {
-					rest = rest[1:]
-				}
-			}
-		}
-		require.Empty(t, rest)
-	})
-}
 
 func TestReadTime(t *testing.T) {
 	for _, test := range []struct {

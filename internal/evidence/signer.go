@@ -1,0 +1,180 @@
+package evidence
+
+import (
+	"bytes"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"time"
+
+	"github.com/mtlsguard/mtls/internal/crl"
+	"github.com/mtlsguard/mtls/internal/x509ext"
+)
+
+// maxVouchers bounds how many certificates stand behind one statement: a list
+// signed by a key whose certificate is good by a list that is signed by a third.
+const maxVouchers = 2
+
+var (
+	errVersion1 = errors.New("CRL version 1, which cannot say what it covers; it must be allowed by name")
+	errNoSigner = errors.New("no certificate of the list's issuer is known under a CA of the chain")
+)
+
+// verifyList verifies a list for the certificates of an issuer. A CA may sign its
+// lists with another key than its certificates (RFC 5280 section 6.3.3 (f)), after
+// a change of keys for example, or leave them to a CRL issuer that the
+// certificate names.
+func (q *Query) verifyList(der []byte, now time.Time) (*statement, error) {
+	p, err := crl.Peek(der)
+	if err != nil {
+		return nil, err
+	}
+	if p.Version1 && !q.AllowVersion1 {
+		return nil, errVersion1
+	}
+	var failed error
+	if bytes.Equal(p.RawIssuer, q.Issuer.RawSubject) {
+		list, err := crl.ParseAndVerify(der, q.Issuer)
+		if err == nil {
+			return &statement{list: list}, nil
+		}
+		failed = err
+	}
+	for c, by := range q.signers(p, now) {
+		list, err := crl.ParseAndVerify(der, c)
+		if err == nil {
+			return &statement{list: list, signer: c, by: by}, nil
+		}
+		if failed == nil {
+			failed = err
+		}
+	}
+	if failed == nil {
+		failed = fmt.Errorf("%w: issued by another name: %w", crl.ErrIssuer, errNoSigner)
+	}
+	return nil, failed
+}
+
+// signers yields the certificates that may sign a list in the issuer's place,
+// with those that certified them. They are certified by a CA of the chain itself,
+// so that neither the certificate asked about nor anything below it can vouch for
+// it. One of the issuer's own name is certified by the issuer or by whoever
+// certified the issuer: any other CA of the chain could invent it.
+func (q *Query) signers(p crl.Preview, now time.Time) iter.Seq2[*x509.Certificate, *x509.Certificate] {
+	above := q.above()
+	certifiers := above
+	if bytes.Equal(p.RawIssuer, q.Issuer.RawSubject) {
+		certifiers = above[:min(len(above), 2)]
+	}
+	return func(yield func(c, by *x509.Certificate) bool) {
+		for _, c := range slices.Concat(above[1:], q.Candidates) {
+			switch {
+			case !bytes.Equal(c.RawSubject, p.RawIssuer),
+				len(p.AuthorityKeyID) > 0 && len(c.SubjectKeyId) > 0 && !bytes.Equal(p.AuthorityKeyID, c.SubjectKeyId),
+				q.Cert != nil && sameKey(c, q.Cert) && !speaksForItself(q.Cert),
+				len(c.UnhandledCriticalExtensions) > 0,
+				now.Add(clockSkew).Before(c.NotBefore), now.After(c.NotAfter):
+				continue
+			}
+			by := certifier(c, certifiers)
+			if by == nil && !q.inChain(c) {
+				continue
+			}
+			if !yield(c, by) {
+				return
+			}
+		}
+	}
+}
+
+func certifier(c *x509.Certificate, list []*x509.Certificate) *x509.Certificate {
+	for _, by := range list {
+		if bytes.Equal(c.RawIssuer, by.RawSubject) && c.CheckSignatureFrom(by) == nil {
+			return by
+		}
+	}
+	return nil
+}
+
+// speaksForItself reports whether a certificate names its own subject as the CRL
+// issuer that says whether it is revoked. It is what its CA has signed: there is
+// nobody else to ask.
+func speaksForItself(c *x509.Certificate) bool {
+	points, err := x509ext.DistributionPoints(c)
+	return err == nil && !c.IsCA && slices.ContainsFunc(points, func(p x509ext.DistributionPoint) bool {
+		return slices.ContainsFunc(p.CRLIssuer, func(name []byte) bool { return bytes.Equal(name, c.RawSubject) })
+	})
+}
+
+// above is the chain above the certificate.
+func (q *Query) above() []*x509.Certificate {
+	return append([]*x509.Certificate{q.Issuer}, q.Above...)
+}
+
+func (q *Query) inChain(c *x509.Certificate) bool {
+	return slices.ContainsFunc(q.above(), c.Equal)
+}
+
+// voucher is the query for the certificate of whoever signed a statement in the
+// issuer's place, and false where it cannot be asked. Only lists are asked, so
+// that responders cannot vouch for each other, and none that is signed by a key
+// whose status is in question.
+func (q *Query) voucher(st *statement) (Query, bool, error) {
+	cert, issuer := st.needsCheck(q)
+	if cert == nil {
+		return Query{}, false, nil
+	}
+	above := q.above()
+	i := slices.IndexFunc(above, func(c *x509.Certificate) bool {
+		return bytes.Equal(c.RawSubject, issuer.RawSubject) && sameKey(c, issuer)
+	})
+	switch {
+	case i < 0:
+		return Query{}, false, errors.New("whoever signed it is certified outside the chain")
+	case q.vouchers >= maxVouchers:
+		return Query{}, false, errors.New("too many certificates stand behind it")
+	case slices.ContainsFunc(q.doubted(), func(c *x509.Certificate) bool { return sameKey(c, cert) }):
+		return Query{}, false, errors.New("it is signed by the key whose certificate is in question")
+	}
+	v := *q
+	v.Cert, v.Issuer, v.Above = cert, above[i], above[i+1:]
+	v.Leaf, v.MaxAge, v.Staple = false, 0, nil
+	v.crlOnly, v.vouchers, v.doubts = true, q.vouchers+1, q.doubted()
+	return v, true, nil
+}
+
+// doubted are the certificates whose status is in question.
+func (q *Query) doubted() []*x509.Certificate {
+	if q.Cert == nil {
+		return q.doubts
+	}
+	return append(slices.Clip(q.doubts), q.Cert)
+}
+
+// vouched reports until when the certificate of whoever signed a statement is
+// known not to be revoked (RFC 6960 section 4.2.2.2.1 for delegated responders
+// without id-pkix-ocsp-nocheck, RFC 5280 section 6.3.3 (f) for lists). Fetches are
+// those of startVouchers.
+func (e *Engine) vouched(st *statement, q Query) (until time.Time, status Status, deps []Dep, err error) {
+	v, ok, err := q.voucher(st)
+	if err != nil {
+		return time.Time{}, Unknown, nil, err
+	}
+	if !ok {
+		return time.Time{}, Good, nil, nil
+	}
+	f := e.Peek(v)
+	switch f.Status {
+	case Good:
+		until = f.Expires
+		if until.IsZero() {
+			until = v.Cert.NotAfter
+		}
+		return until, Good, f.Deps, nil
+	case Revoked:
+		return time.Time{}, Revoked, f.Deps, errors.New("the certificate of whoever signed it is revoked")
+	}
+	return time.Time{}, Unknown, f.Deps, fmt.Errorf("the certificate of whoever signed it is not known to be good: %s", f.Detail)
+}

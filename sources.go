@@ -1,0 +1,153 @@
+package mtls
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mtlsguard/mtls/internal/crl"
+	"github.com/mtlsguard/mtls/internal/evidence"
+	"github.com/mtlsguard/mtls/internal/fetch"
+)
+
+// Bounds on the operator's own sources.
+const (
+	filesEvery = 10 * time.Second // between two looks at files
+	urlLimit   = 128 << 20        // of a list
+)
+
+// CRLURLs returns a source of CRLs at fixed places: those of an authority that its
+// certificates do not name, or a mirror of one's own. They may be private, and
+// are fetched ahead by Run. A list counts for whichever of its issuers' certificates
+// it covers.
+func CRLURLs(urls ...string) RevocationSource { return crlURLs(slices.Clone(urls)) }
+
+type crlURLs []string
+
+// Evidence is not used: a Guard asks each place by itself, with conditional
+// requests.
+func (u crlURLs) Evidence(context.Context, *x509.Certificate, *x509.Certificate) (Evidence, error) {
+	return Evidence{}, errors.New("mtls: CRLURLs are asked by a Guard")
+}
+
+// Evidence returns the lists that may speak about a certificate.
+func (c *CRLFiles) Evidence(_ context.Context, cert, _ *x509.Certificate) (Evidence, error) {
+	c.poll()
+	ders, _, err := c.read(cert.RawIssuer)
+	if err != nil {
+		return Evidence{}, err
+	}
+	return Evidence{CRLs: ders}, nil
+}
+
+// missing reports whether an interface value is nil or holds a nil pointer.
+func missing(s RevocationSource) bool {
+	if s == nil {
+		return true
+	}
+	v := reflect.ValueOf(s)
+	return v.Kind() == reflect.Pointer && v.IsNil()
+}
+
+// compileSources makes sources that the engine can ask. One given again, after a
+// Reload for example, is the same source, so that what it gave stays.
+func compileSources(list []RevocationSource, client *fetch.Client) []*evidence.Source {
+	var compiled []*evidence.Source
+	for _, s := range list {
+		switch s := s.(type) {
+		case crlURLs:
+			for _, url := range s {
+				compiled = append(compiled, urlSource(url, client))
+			}
+		case *CRLFiles:
+			compiled = append(compiled, s.source())
+		default:
+			compiled = append(compiled, ownSource(s))
+		}
+	}
+	return compiled
+}
+
+// ownSource asks the caller's own.
+func ownSource(s RevocationSource) *evidence.Source {
+	id := "own " + newID()
+	if v := reflect.ValueOf(s); v.Kind() == reflect.Pointer {
+		id = fmt.Sprintf("own %T %p", s, s) // a slot keeps it alive, so that no other can get its place
+	}
+	return &evidence.Source{
+		ID: id, Name: fmt.Sprintf("source %T", s),
+		Get: func(ctx context.Context, cert, issuer *x509.Certificate, _ string) (evidence.Statements, error) {
+			given, err := s.Evidence(ctx, cert, issuer)
+			if err != nil {
+				err = fmt.Errorf("%w: %w", evidence.ErrUnavailable, err)
+			}
+			return evidence.Statements{CRLs: given.CRLs, OCSP: given.OCSP}, err
+		},
+	}
+}
+
+// source is the files as the engine asks them.
+func (c *CRLFiles) source() *evidence.Source {
+	return &evidence.Source{
+		ID: fmt.Sprintf("files %p", c), Name: "CRL files " + quote(strings.Join(c.paths, " ")), Shared: true, Every: filesEvery,
+		Get: func(_ context.Context, _, issuer *x509.Certificate, have string) (evidence.Statements, error) {
+			c.poll()
+			if have != "" && c.version(issuer.RawSubject) == have {
+				return evidence.Statements{Version: have, Unchanged: true}, nil
+			}
+			ders, version, err := c.read(issuer.RawSubject)
+			if err != nil && len(ders) > 0 {
+				// A damaged file, which Ready reports, must not hide what another says.
+				return evidence.Statements{CRLs: ders, Partial: true}, nil
+			}
+			return evidence.Statements{CRLs: ders, Version: version}, err
+		},
+	}
+}
+
+// validators are what a server said that its list is.
+type validators struct{ ETag, LastModified string }
+
+// urlSource is one fixed place.
+func urlSource(url string, client *fetch.Client) *evidence.Source {
+	return &evidence.Source{
+		ID: "url " + url, Name: "CRL " + quote(url), Shared: true,
+		Get: func(ctx context.Context, _, issuer *x509.Certificate, have string) (evidence.Statements, error) {
+			var v validators
+			if have != "" {
+				_ = json.Unmarshal([]byte(have), &v) // what cannot be read makes the request unconditional
+			}
+			response, err := client.Do(ctx, fetch.Request{
+				URL: url, Operator: true, Accept: "application/pkix-crl", Limit: urlLimit, ETag: v.ETag, LastModified: v.LastModified,
+			})
+			if err != nil {
+				return evidence.Statements{}, err
+			}
+			if response.NotModified {
+				return evidence.Statements{Version: have, Unchanged: true}, nil
+			}
+			p, err := crl.Peek(response.Body)
+			if err != nil {
+				return evidence.Statements{}, err
+			}
+			given := evidence.Statements{}
+			if p.Indirect || string(p.RawIssuer) == string(issuer.RawSubject) {
+				given.CRLs = [][]byte{response.Body}
+			}
+			if v := (validators{response.ETag, response.LastModified}); v != (validators{}) {
+				version, err := json.Marshal(v)
+				if err != nil {
+					return evidence.Statements{}, err
+				}
+				given.Version = string(version)
+			}
+			return given, nil
+		},
+	}
+}
