@@ -1,6 +1,7 @@
 package mtls
 
 import (
+	"bytes"
 	"crypto/x509"
 	"slices"
 	"time"
@@ -125,6 +126,32 @@ func (g *Guard) reach(roots *rootsState, p *presented, all []candidate, now time
 		}
 	}
 	return reach
+}
+
+// Bounds on the certificates that are kept beside a chain. Whoever runs a CA can
+// issue many, and send others with each.
+const (
+	maxSigners     = 8
+	maxSignerBytes = 16 << 10
+)
+
+// signers returns those certificates, sent or known, that may sign CRLs in the
+// place of a CA of the chain: a CA of the chain has certified them.
+func (p *presented) signers(a *authority, chain []*x509.Certificate) []*x509.Certificate {
+	var list []*x509.Certificate
+	size := 0
+	for _, c := range slices.Concat(a.extra, p.certs[1:]) {
+		may := c.KeyUsage&x509.KeyUsageCRLSign != 0 || c.KeyUsage == 0 && c.IsCA
+		if !may || len(list) == maxSigners || size+len(c.Raw) > maxSignerBytes || slices.ContainsFunc(chain, c.Equal) || slices.ContainsFunc(list, c.Equal) {
+			continue
+		}
+		if slices.ContainsFunc(chain[1:], func(by *x509.Certificate) bool {
+			return bytes.Equal(by.RawSubject, c.RawIssuer) && c.CheckSignatureFrom(by) == nil
+		}) {
+			list, size = append(list, c), size+len(c.Raw)
+		}
+	}
+	return list
 }
 
 // everyPurpose lists the purposes one by one. "Any" is another thing, and is

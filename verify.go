@@ -177,7 +177,8 @@ func (p *presented) chains(roots *rootsState, now time.Time) ([]candidate, *refu
 			why = worse(why, explain(err, now))
 		}
 		for _, chain := range chains {
-			c := candidate{authority: a, chain: chain, keys: keysOf(chain), names: p.names, usable: true, candidates: slices.Concat(p.certs[1:], a.extra)}
+			c := candidate{authority: a, chain: chain, keys: keysOf(chain), names: p.names, usable: true}
+			c.candidates = p.signers(a, chain)
 			if r := a.acceptable(chain, p.names); r != nil {
 				why = worse(why, r)
 				if r.reason != ReasonUntrustedIssuer {
