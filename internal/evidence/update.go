@@ -212,7 +212,11 @@ func (e *Engine) timely(s *slot, q Query, st *statement, now time.Time) (*statem
 	if err != nil && !errors.Is(err, crl.ErrExpired) {
 		return nil, err
 	}
-	newest, note, old := s.owner.floors.newest(st, q)
+	about := q
+	if s.kind == kindOwn {
+		about.Cert = nil // a folder has lists for other certificates
+	}
+	newest, note, old := s.owner.floors.newest(st, about)
 	if note != "" {
 		e.warn("mtls: "+note, "source", s.name(), "issuer", fmt.Sprintf("%.256q", q.Issuer.Subject.String()))
 	}
