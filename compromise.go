@@ -24,7 +24,7 @@ type compromisedKeys struct {
 
 	mu   sync.RWMutex
 	keys map[KeyHash][]declaration
-	told map[KeyHash]int // keys declared, by anchor
+	told map[KeyHash]int // keys declared, by anchor or the CA right below it
 }
 
 // declaration is the word of one authority about a key.
@@ -37,6 +37,12 @@ type declaration struct {
 // add records the word of the authority of a chain.
 func (c *compromisedKeys) add(key KeyHash, chain candidate, why string) {
 	a, anchor := chain.authority, chain.keys[len(chain.keys)-1]
+	// Whose word it is: the anchor's, or that of the CA right below it, below which
+	// a partner may have any number of CAs revoked.
+	by := anchor
+	if i := slices.Index(chain.keys, key); i >= 0 && i < len(chain.keys)-2 {
+		by = chain.keys[len(chain.keys)-2]
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if slices.ContainsFunc(c.keys[key], func(d declaration) bool { return d.authority == a.Name && d.anchor == anchor }) {
@@ -45,7 +51,7 @@ func (c *compromisedKeys) add(key KeyHash, chain candidate, why string) {
 	if c.keys == nil {
 		c.keys, c.told = map[KeyHash][]declaration{}, map[KeyHash]int{}
 	}
-	if c.told[anchor]++; c.told[anchor] <= maxCompromisedKeys {
+	if c.told[by]++; c.told[by] <= maxCompromisedKeys {
 		c.keys[key] = append(c.keys[key], declaration{a.Name, anchor, why})
 	}
 	c.news.Add(1)
@@ -58,8 +64,10 @@ func (c *compromisedKeys) why(key KeyHash, chain candidate) (string, bool) {
 	a := chain.authority
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	if c.told[chain.keys[len(chain.keys)-1]] > maxCompromisedKeys {
-		return "its anchor has too many compromised CA keys", true
+	for _, k := range chain.keys[max(0, len(chain.keys)-2):] {
+		if c.told[k] > maxCompromisedKeys {
+			return "its anchor, or the CA right below, has too many compromised CA keys", true
+		}
 	}
 	for _, d := range c.keys[key] {
 		by := a.roots.find(d.authority, d.anchor)

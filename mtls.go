@@ -268,13 +268,13 @@ func (g *Guard) Run(ctx context.Context) error {
 	}
 	g.running.Add(1)
 	defer g.running.Add(-1)
-	g.prefetchRecent(ctx)
+	g.surviving(func() { g.prefetchRecent(ctx) })
 	var roots *rootsState
 	for {
 		g.poll(g.now())
 		if now := g.roots.state.Load(); now != roots {
 			roots = now
-			g.prefetch(ctx)
+			g.surviving(func() { g.prefetch(ctx) })
 		}
 		g.evidence.RefreshDue(ctx)
 		g.dns.RefreshDue(ctx)
@@ -288,6 +288,17 @@ func (g *Guard) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 	}
+}
+
+// surviving runs what looks ahead: nothing in a stored or configured certificate
+// may end the program.
+func (g *Guard) surviving(f func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			g.panicked(nil, p)
+		}
+	}()
+	f()
 }
 
 // poll looks at the deny list's file, at most once in a while.

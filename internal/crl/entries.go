@@ -31,7 +31,8 @@ func parseEntries(contents cryptobyte.String, o entryOptions) (*index, error) {
 	}
 	x := &index{seed: maphash.MakeSeed(), issuer: bytes.Clone(o.issuer)}
 	if o.indirect {
-		x.groups, x.names = map[string]uint16{string(o.issuer): 0}, len(o.issuer)
+		same := comparable(o.issuer)
+		x.groups, x.issuers, x.names = map[string]uint16{string(o.issuer): 0, same: 0}, 1, len(o.issuer)+len(same)
 	}
 	b := newIndexBuilder(x, len(contents), o.delta)
 	r := entryReader{entryOptions: o, index: x}

@@ -153,7 +153,7 @@ func TestCertificateIssuers(t *testing.T) {
 		{"A", [9]int{none, 4, none, 0, 0, none, 0, none, none}},
 		{"B", [9]int{none, 5, none, none, none, 3, none, none, none}},
 		{"C", [9]int{none, none, none, none, none, none, none, none, none}},
-		{"a", [9]int{none, none, none, none, none, none, none, none, none}},
+		{"a", [9]int{none, 4, none, 0, 0, none, 0, none, none}}, // RFC 5280 section 7.1
 	} {
 		for serial, want := range test.want {
 			e, ok := x.Find(nameDER(test.issuer), big.NewInt(int64(serial)))

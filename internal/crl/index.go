@@ -22,9 +22,10 @@ type index struct {
 	data   []byte
 	count  int // entries of the list, repeated ones too
 
-	issuer []byte            // the CRL issuer's Name
-	groups map[string]uint16 // the certificate issuers of an indirect list by Name; nil: not indirect
-	names  int               // octets of these Names
+	issuer  []byte            // the CRL issuer's Name
+	groups  map[string]uint16 // the certificate issuers of an indirect list by Name; nil: not indirect
+	issuers int               // how many groups there are: each Name is there as it is, and in the form for comparison
+	names   int               // octets of these Names
 }
 
 // A record is
@@ -91,12 +92,21 @@ func (x *index) groupOf(name []byte) (uint16, error) {
 	if group, ok := x.groups[string(name)]; ok {
 		return group, nil
 	}
-	if len(x.groups) == maxGroups {
-		return 0, fmt.Errorf("%w: more than %d certificate issuers", ErrUnusable, maxGroups)
+	same := comparable(name)
+	group, ok := x.groups[same]
+	if !ok {
+		if x.issuers == maxGroups {
+			return 0, fmt.Errorf("%w: more than %d certificate issuers", ErrUnusable, maxGroups)
+		}
+		group = uint16(x.issuers)
+		x.issuers++
+		x.groups[same] = group
+		x.names += len(same)
 	}
-	group := uint16(len(x.groups))
-	x.groups[string(name)] = group
-	x.names += len(name)
+	if same != string(name) {
+		x.groups[string(name)] = group // found without making the other form
+		x.names += len(name)
+	}
 	return group, nil
 }
 
@@ -124,7 +134,9 @@ func (x *index) find(rawIssuer []byte, serial *big.Int) (Entry, bool) {
 	if x.groups == nil {
 		ok = bytes.Equal(rawIssuer, x.issuer)
 	} else {
-		group, ok = x.groups[string(rawIssuer)]
+		if group, ok = x.groups[string(rawIssuer)]; !ok {
+			group, ok = x.groups[comparable(rawIssuer)]
+		}
 	}
 	if !ok {
 		return Entry{}, false

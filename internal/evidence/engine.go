@@ -33,6 +33,7 @@ type Engine struct {
 	// flights has room for the updates under way.
 	flights chan struct{}
 	known   *known
+	issued  *issued
 }
 
 // New returns an Engine. It starts nothing.
@@ -41,7 +42,7 @@ func New(o Options) *Engine {
 	if err != nil {
 		panic(err) // only for a size below one
 	}
-	return &Engine{now: o.Now, store: o.Store, logger: o.Logger, owners: owners, flights: make(chan struct{}, maxFlights), known: newKnown()}
+	return &Engine{now: o.Now, store: o.Store, logger: o.Logger, owners: owners, flights: make(chan struct{}, maxFlights), known: newKnown(), issued: newIssued()}
 }
 
 // load fills the slot from the Store. A response that was got with a nonce is

@@ -274,11 +274,11 @@ func (e *Engine) slots(f *finding, q Query, src sources, waited error, now time.
 			case errors.Is(s.lastError(), errNothing):
 				f.details = append(f.details, s.problem(nil))
 			default:
-				f.problem(s.problem(waited), s.silent() || waited != nil)
+				f.problem(s.problem(waited), s.silent() || waited != nil && s.lastError() == nil)
 			}
 			continue
 		}
-		for _, st := range h.said {
+		for _, st := range h.all() {
 			it := item{s, st}
 			switch {
 			case st.list == nil && q.crlOnly:
@@ -346,6 +346,9 @@ func (e *Engine) find(q Query, src sources, waited error) Finding {
 	}
 	if src.peek && q.Leaf && len(q.Staple) > 0 {
 		f.consider(e.peekStaple(q, now))
+	}
+	if q.Cert != nil {
+		e.elsewhere(f, q, src)
 	}
 	if f.reasons == x509ext.AllReasons {
 		f.goods++

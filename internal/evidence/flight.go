@@ -113,6 +113,7 @@ func (e *Engine) startDue(q Query, src sources) []wait {
 	now := e.now()
 	for _, s := range src.slots {
 		h := s.held.Load()
+		s.retryWith(q)
 		if !now.Before(s.dueAt(now, q.maxAge())) {
 			first := s.lastAsked().IsZero()
 			done := e.begin(s, q, false)
@@ -150,7 +151,7 @@ func (e *Engine) startVouchers(h *held, q Query) []wait {
 		return nil
 	}
 	var waits []wait
-	for _, st := range h.said {
+	for _, st := range h.all() {
 		if v, ok, _ := q.voucher(st); ok {
 			waits = append(waits, e.startDue(v, e.sources(v, true))...)
 		}

@@ -8,6 +8,8 @@ import (
 	"time"
 	"weak"
 
+	"github.com/mtlsguard/mtls/internal/crl"
+
 	lru "github.com/hashicorp/golang-lru/v2"
 )
 
@@ -57,13 +59,34 @@ func (f *floors) newest(st *statement, q Query) (newest *statement, note string,
 		return st, note, nil
 	}
 	if l.ThisUpdate.Equal(known.at) {
-		return st, "", nil
+		behind := 0
+		if l.Number != nil && known.number != nil {
+			behind = l.Number.Cmp(known.number)
+		}
+		if behind > 0 {
+			f.scopes.Add(l.ScopeID(), floor{l.ThisUpdate, l.Number, weak.Make(st)})
+		}
+		if behind >= 0 {
+			return st, "", nil
+		}
 	}
+	return known.instead(st, q)
+}
+
+// instead returns the list of a floor in the place of an older one, or an error.
+func (known floor) instead(st *statement, q Query) (newest *statement, note string, err error) {
+	l := st.list
 	err = fmt.Errorf("%w: %s, after %s", errRollback, l.ThisUpdate.UTC().Format(time.RFC3339), known.at.UTC().Format(time.RFC3339))
 	if better := known.statement.Value(); better != nil && (q.Cert == nil || covers(better, q)) && q.trusts(better) {
 		return better, err.Error() + "; the newer one is used", nil
 	}
 	return nil, err.Error(), err
+}
+
+// above returns the floor of a list's scope that is newer than the list.
+func (f *floors) above(l *crl.List) (floor, bool) {
+	known, ok := f.scopes.Peek(l.ScopeID())
+	return known, ok && known.at.After(l.ThisUpdate)
 }
 
 // trusts reports whether the signer of a list that was verified for another query

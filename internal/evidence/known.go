@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/mtlsguard/mtls/internal/x509ext"
 )
 
 // Bounds on what is remembered of revocations.
@@ -37,6 +39,7 @@ func KeyOf(cert, issuer *x509.Certificate) CertKey {
 // list: it must not keep them in memory.
 type record struct {
 	source     sourceID
+	scope      [32]byte // of a list
 	at         time.Time
 	revoked    bool // false: a newer statement has undone what was recorded
 	detail     string
@@ -113,7 +116,7 @@ func merge(old []record, said []view) []record {
 		at := v.proof.From
 		switch v.status {
 		case Revoked:
-			r := record{source: v.source, at: at, revoked: true, detail: v.detail, compromise: v.compromise, proof: v.proof}
+			r := record{source: v.source, scope: v.scope, at: at, revoked: true, detail: v.detail, compromise: v.compromise, proof: v.proof}
 			switch {
 			case i >= 0 && !at.Before(merged[i].at):
 				r.compromise = r.compromise || merged[i].revoked && merged[i].compromise && at.Equal(merged[i].at)
@@ -128,8 +131,10 @@ func merge(old []record, said []view) []record {
 				}
 			}
 		case Good:
-			if i >= 0 && at.After(merged[i].at) {
-				merged[i] = record{source: v.source, at: at}
+			// A list that covers only some reasons says nothing of what one that
+			// covers others has said at the same place.
+			if i >= 0 && at.After(merged[i].at) && (v.reasons == x509ext.AllReasons || v.scope == merged[i].scope) {
+				merged[i] = record{source: v.source, scope: v.scope, at: at}
 			}
 		}
 	}

@@ -127,8 +127,9 @@ func (q *Query) voucher(st *statement) (Query, bool, error) {
 		return Query{}, false, nil
 	}
 	above := q.above()
+	// The certifier of one that stood in another query's chain need not be known.
 	i := slices.IndexFunc(above, func(c *x509.Certificate) bool {
-		return bytes.Equal(c.RawSubject, issuer.RawSubject) && sameKey(c, issuer)
+		return issuer != nil && bytes.Equal(c.RawSubject, issuer.RawSubject) && sameKey(c, issuer)
 	})
 	switch {
 	case i < 0:

@@ -80,10 +80,40 @@ func newSlot(o *owner, key string, k kind, q Query, p place) *slot {
 	return s
 }
 
-// setAsker notes for whom the source is asked. The slot is locked, or new.
+// maxCandidates bounds the certificates of possible signers that a slot keeps.
+const maxCandidates = 16
+
+// setAsker notes for whom the source is asked. The slot is locked, or new. Whoever
+// asks need not send the certificates of those who sign lists: those of earlier
+// askers stay, and new ones are a reason to try again what could not be verified.
 func (s *slot) setAsker(q Query) {
 	q.Staple, q.keep = nil, false
+	if s.query != nil {
+		candidates := slices.Clip(q.Candidates)
+		for _, c := range s.query.Candidates {
+			if len(candidates) < maxCandidates && !slices.ContainsFunc(candidates, c.Equal) {
+				candidates = append(candidates, c)
+			}
+		}
+		q.Candidates = candidates
+	}
 	s.query = &q
+}
+
+// retryWith forgets failures if a query has certificates of possible signers that
+// were not there when they happened.
+func (s *slot) retryWith(q Query) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failures == 0 || s.kind == kindOCSP || s.query == nil {
+		return
+	}
+	for _, c := range q.Candidates {
+		if !slices.ContainsFunc(s.query.Candidates, c.Equal) {
+			s.failures = 0
+			return
+		}
+	}
 }
 
 func (s *slot) asker() Query {
@@ -189,6 +219,11 @@ func (s *slot) take(h *held) error {
 		case old == nil:
 		case s.kind == kindOwn:
 			h.keepNewer(old)
+		case s.kind.isList():
+			h.kept = nil // of the last round
+			if err := h.keepScopes(old); err != nil {
+				return err
+			}
 		case s.kind == kindStaple && h.said[0].repeats(old.said[0]):
 			return nil
 		case !h.said[0].supersedes(old.said[0]):

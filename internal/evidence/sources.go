@@ -149,7 +149,7 @@ func (f *finder) deltas() {
 		if h == nil {
 			continue
 		}
-		for _, st := range h.said {
+		for _, st := range h.all() {
 			if st.list == nil || len(st.list.Freshest) == 0 || !covers(st, f.q) {
 				continue
 			}

@@ -3,6 +3,7 @@ package evidence
 import (
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -109,6 +110,7 @@ func (st *statement) repeats(old *statement) bool {
 // operator's gave. It is immutable.
 type held struct {
 	said    []*statement // at least one
+	kept    []*statement // of a place for one list: those of other scopes that it gave before
 	taken   time.Time    // when it was fetched; zero: read from the store
 	version string       // of a source of the operator's
 	mark    *mark
@@ -118,6 +120,41 @@ type held struct {
 // looked at, or is no longer found itself. It refers to neither, so that whoever
 // rests on a statement does not keep it in memory.
 type mark struct{ void atomic.Bool }
+
+// all are the statements that count.
+func (h *held) all() []*statement { return slices.Concat(h.said, h.kept) }
+
+// maxKept bounds the lists of other scopes in one place.
+const maxKept = 3
+
+// keepScopes keeps what was held of other scopes until it lapses: whoever serves
+// the list of another scope, or of a signer who counts no more, must not take a
+// revocation out of memory with it. Those of the issuer's own key come first.
+func (h *held) keepScopes(old *held) error {
+	st := h.said[0]
+	for _, o := range old.all() {
+		switch {
+		case o.list.ScopeID() != st.list.ScopeID():
+			if !h.taken.After(o.nextUpdate()) {
+				h.kept = append(h.kept, o)
+			}
+		case !st.supersedes(o):
+			return fmt.Errorf("a statement of %s does not supersede the one of %s that is held",
+				st.thisUpdate().UTC().Format(time.RFC3339), o.thisUpdate().UTC().Format(time.RFC3339))
+		}
+	}
+	slices.SortStableFunc(h.kept, func(a, b *statement) int {
+		own := func(st *statement) int {
+			if st.signer == nil {
+				return 0
+			}
+			return 1
+		}
+		return own(a) - own(b)
+	})
+	h.kept = h.kept[:min(len(h.kept), maxKept)]
+	return nil
+}
 
 // thisUpdate is that of the newest statement.
 func (h *held) thisUpdate() time.Time {
@@ -147,7 +184,7 @@ func (h *held) undecided() bool {
 // size is how many bytes the lists take.
 func (h *held) size() int {
 	n := 0
-	for _, st := range h.said {
+	for _, st := range h.all() {
 		if st.list != nil {
 			n += st.list.Size()
 		}
@@ -159,7 +196,8 @@ func (h *held) size() int {
 // it must itself be shown not to be revoked, and who issued it.
 func (st *statement) needsCheck(q *Query) (cert, issuer *x509.Certificate) {
 	switch {
-	case st.answer != nil && st.answer.ResponderNeedsCheck:
+	// No key speaks for its own certificate, whatever that says of checks.
+	case st.answer != nil && st.answer.Responder != nil && (st.answer.ResponderNeedsCheck || q.Cert != nil && sameKey(st.answer.Responder, q.Cert)):
 		return st.answer.Responder, q.Issuer
 	case st.signer != nil && q.Cert != nil && st.signer.Equal(q.Cert) && speaksForItself(q.Cert):
 	case st.signer != nil && !q.inChain(st.signer):

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	neturl "net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,6 +52,14 @@ func (k kind) limit() int64 {
 // forced update asks even if the slot is not due.
 func (e *Engine) update(s *slot, force bool) (err error) {
 	q := s.asker()
+	// Whoever asks need not know the certificates of those who signed before.
+	if h := s.held.Load(); h != nil {
+		for _, st := range h.all() {
+			if st.signer != nil {
+				q.Candidates = append(slices.Clip(q.Candidates), st.signer)
+			}
+		}
+	}
 	if s.held.Load() == nil {
 		e.load(s, q)
 	}
@@ -146,6 +155,13 @@ func (e *Engine) accept(s *slot, q Query, data []byte, nonce string) error {
 		return errRollback
 	}
 	h := &held{said: []*statement{st}, taken: e.now(), mark: new(mark)}
+	if lapsed == nil {
+		e.waitForVouchers(h, q)
+	}
+	// It would push out what counts.
+	if _, status, _, err := e.vouched(st, q); st.list != nil && status == Revoked {
+		return err
+	}
 	if err := s.take(h); err != nil {
 		if lapsed != nil {
 			return lapsed
@@ -153,13 +169,18 @@ func (e *Engine) accept(s *slot, q Query, data []byte, nonce string) error {
 		return err
 	}
 	s.owner.trim(s)
-	if lapsed == nil {
-		e.waitForVouchers(h, q)
-	}
+	// Its client may come with another certificate of its issuer next.
+	e.find(q.recorded(), sources{slots: []*slot{s}}, nil)
 	if own {
 		e.save(s, data)
 	}
 	return lapsed
+}
+
+// recorded is the query whose revocation goes on record.
+func (q Query) recorded() Query {
+	q.keep = true
+	return q
 }
 
 // verify makes a statement of bytes, wherever they came from, if the issuer
@@ -217,6 +238,16 @@ func (e *Engine) timely(s *slot, q Query, st *statement, now time.Time) (*statem
 		about.Cert = nil // a folder has lists for other certificates
 	}
 	newest, note, old := s.owner.floors.newest(st, about)
+	// The chain, and so the owner, is the client's choice; the scope has the key of
+	// whoever signed, so that no owner can raise the floor of another's CA.
+	for _, o := range e.owners.Values() {
+		if old != nil {
+			break
+		}
+		if known, ok := o.floors.above(newest.list); ok {
+			newest, note, old = known.instead(newest, about)
+		}
+	}
 	if note != "" {
 		e.warn("mtls: "+note, "source", s.name(), "issuer", fmt.Sprintf("%.256q", q.Issuer.Subject.String()))
 	}
@@ -226,6 +257,7 @@ func (e *Engine) timely(s *slot, q Query, st *statement, now time.Time) (*statem
 	if newest != st {
 		err = newest.list.CheckTime(now, clockSkew)
 	}
+	e.issued.put(newest)
 	return newest, err
 }
 
@@ -323,6 +355,10 @@ func (e *Engine) updateOwn(s *slot, q Query, force bool) error {
 	}
 	if old := s.held.Load(); given.Partial && old != nil {
 		h.keepOthers(old)
+	}
+	// What only time or another asker cures is looked at again.
+	if slices.ContainsFunc(failed, func(err error) bool { return errors.Is(err, crl.ErrFuture) || errors.Is(err, errNoSigner) }) {
+		h.version = ""
 	}
 	if len(h.said) > 0 {
 		if err := s.take(h); err != nil {

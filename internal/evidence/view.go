@@ -20,6 +20,7 @@ const (
 // view is what one statement says of one certificate.
 type view struct {
 	source     sourceID
+	scope      [32]byte // of a list
 	status     Status
 	reasons    x509ext.ReasonFlags // for which a list says good
 	proof      Proof
@@ -76,7 +77,7 @@ func (e *Engine) view(it item, deltas []item, q Query, now time.Time) view {
 		if err != nil {
 			return view{problem: fmt.Sprintf("%s: %v", it.slot.name(), err)}
 		}
-		v.reasons = reasons
+		v.reasons, v.scope = reasons, it.list.ScopeID()
 		expires, late, problem = it.checkTime(now, q.Grace)
 		says = listed(it, q)
 		if d, ok := newest(it, deltas); ok {
