@@ -150,8 +150,10 @@ func (e *Engine) Check(ctx context.Context, q Query) Finding {
 	stapled := e.takeStaple(q, src)
 	var waited error
 	// A list that was fetched may name deltas: again, for those.
+	strict := q
+	strict.Grace = 0 // is for sources that do not answer, not for those that were not asked
 	for range 3 {
-		known := e.find(q, src, waited).Status
+		known := e.find(strict, src, waited).Status
 		waits := e.startDue(q, src)
 		if known == Good {
 			waits = slices.DeleteFunc(waits, func(w wait) bool { return !w.first || stapled })
@@ -299,12 +301,20 @@ func (e *Engine) slots(f *finding, q Query, src sources, waited error, now time.
 		}
 		spoken[it.slot] = true
 		f.consider(v)
+		if v.status != Good {
+			continue
+		}
+		for _, d := range deltas {
+			if included(d, it) { // what it told of alone, before there was the list, has ended
+				f.said = append(f.said, view{source: d.source(), status: Good, proof: v.proof})
+			}
+		}
 	}
 	for _, it := range answers {
 		f.consider(e.view(it, nil, q, now))
 	}
 	for _, d := range deltas {
-		if obsolete(d, lists) || slices.ContainsFunc(lists, func(it item) bool { return d.list.UsableWith(it.list) == nil }) {
+		if slices.ContainsFunc(lists, func(it item) bool { return included(d, it) }) {
 			continue
 		}
 		if v, ok := e.changes(d, q); ok {

@@ -129,11 +129,12 @@ func (e *Engine) startDue(q Query, src sources) []wait {
 	return waits
 }
 
-// usable reports whether a slot says anything that counts now.
+// usable reports whether a slot says anything that counts now, without any grace.
 func (e *Engine) usable(s *slot, h *held, q Query, now time.Time) bool {
 	if h == nil {
 		return false
 	}
+	q.Grace = 0
 	return slices.ContainsFunc(h.said, func(st *statement) bool {
 		if s.kind == kindDelta || q.Cert == nil {
 			_, _, err := st.checkTime(now, 0)

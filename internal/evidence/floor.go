@@ -44,33 +44,26 @@ func newFloors() *floors {
 }
 
 // newest records a verified list and returns it, or the newer one of its scope
-// where that is still in memory and covers the certificate, or an error. A lower
-// number alone, on which a CA that was restored begins again, is only reported.
+// where that is still in memory and covers the certificate, or an error. Of two of
+// the same second the numbers decide. A lower number of a newer list, on which a CA
+// that was restored begins again, is only reported.
 func (f *floors) newest(st *statement, q Query) (newest *statement, note string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	l := st.list
 	known, ok := f.scopes.Get(l.ScopeID())
-	if !ok || l.ThisUpdate.After(known.at) {
-		f.scopes.Add(l.ScopeID(), floor{l.ThisUpdate, l.Number, weak.Make(st)})
-		if ok && known.number != nil && l.Number != nil && l.Number.Cmp(known.number) < 0 {
+	better := known.statement.Value()
+	lower := known.number != nil && l.Number != nil && l.Number.Cmp(known.number) < 0
+	switch {
+	case !ok, l.ThisUpdate.After(known.at):
+		if lower {
 			note = fmt.Sprintf("a newer CRL has the lower number %s after %s", l.Number, known.number)
 		}
-		return st, note, nil
+	case l.ThisUpdate.Before(known.at), lower, better != nil && !st.supersedes(better):
+		return known.instead(st, q)
 	}
-	if l.ThisUpdate.Equal(known.at) {
-		behind := 0
-		if l.Number != nil && known.number != nil {
-			behind = l.Number.Cmp(known.number)
-		}
-		if behind > 0 {
-			f.scopes.Add(l.ScopeID(), floor{l.ThisUpdate, l.Number, weak.Make(st)})
-		}
-		if behind >= 0 {
-			return st, "", nil
-		}
-	}
-	return known.instead(st, q)
+	f.scopes.Add(l.ScopeID(), floor{l.ThisUpdate, l.Number, weak.Make(st)})
+	return st, note, nil
 }
 
 // instead returns the list of a floor in the place of an older one, or an error.

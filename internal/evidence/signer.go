@@ -20,6 +20,7 @@ const maxVouchers = 2
 var (
 	errVersion1 = errors.New("CRL version 1, which cannot say what it covers; it must be allowed by name")
 	errNoSigner = errors.New("no certificate of the list's issuer is known under a CA of the chain")
+	errInDoubt  = errors.New("it is signed by the key whose certificate is in question")
 )
 
 // verifyList verifies a list for the certificates of an issuer. A CA may sign its
@@ -122,6 +123,9 @@ func (q *Query) inChain(c *x509.Certificate) bool {
 // that responders cannot vouch for each other, and none that is signed by a key
 // whose status is in question.
 func (q *Query) voucher(st *statement) (Query, bool, error) {
+	if st.answer != nil && st.answer.Responder != nil && q.inDoubt(st.answer.Responder) {
+		return Query{}, false, errInDoubt // whatever id-pkix-ocsp-nocheck says
+	}
 	cert, issuer := st.needsCheck(q)
 	if cert == nil {
 		return Query{}, false, nil
@@ -136,8 +140,8 @@ func (q *Query) voucher(st *statement) (Query, bool, error) {
 		return Query{}, false, errors.New("whoever signed it is certified outside the chain")
 	case q.vouchers >= maxVouchers:
 		return Query{}, false, errors.New("too many certificates stand behind it")
-	case slices.ContainsFunc(q.doubted(), func(c *x509.Certificate) bool { return sameKey(c, cert) }):
-		return Query{}, false, errors.New("it is signed by the key whose certificate is in question")
+	case q.inDoubt(cert):
+		return Query{}, false, errInDoubt
 	}
 	v := *q
 	v.Cert, v.Issuer, v.Above = cert, above[i], above[i+1:]
@@ -154,28 +158,32 @@ func (q *Query) doubted() []*x509.Certificate {
 	return append(slices.Clip(q.doubts), q.Cert)
 }
 
-// vouched reports until when the certificate of whoever signed a statement is
-// known not to be revoked (RFC 6960 section 4.2.2.2.1 for delegated responders
-// without id-pkix-ocsp-nocheck, RFC 5280 section 6.3.3 (f) for lists). Fetches are
-// those of startVouchers.
-func (e *Engine) vouched(st *statement, q Query) (until time.Time, status Status, deps []Dep, err error) {
+// inDoubt reports whether a certificate has a key whose status is in question.
+func (q *Query) inDoubt(c *x509.Certificate) bool {
+	return slices.ContainsFunc(q.doubted(), func(d *x509.Certificate) bool { return sameKey(c, d) })
+}
+
+// vouched is what is known of the certificate of whoever signed a statement (RFC
+// 6960 section 4.2.2.2.1 for delegated responders without id-pkix-ocsp-nocheck, RFC
+// 5280 section 6.3.3 (f) for lists): good until Expires (zero: nothing has to be
+// known), or else an error that says why not. Fetches are those of startVouchers.
+func (e *Engine) vouched(st *statement, q Query) (Finding, error) {
 	v, ok, err := q.voucher(st)
 	if err != nil {
-		return time.Time{}, Unknown, nil, err
+		return Finding{}, err
 	}
 	if !ok {
-		return time.Time{}, Good, nil, nil
+		return Finding{Status: Good}, nil
 	}
 	f := e.Peek(v)
 	switch f.Status {
 	case Good:
-		until = f.Expires
-		if until.IsZero() {
-			until = v.Cert.NotAfter
+		if f.Expires.IsZero() {
+			f.Expires = v.Cert.NotAfter
 		}
-		return until, Good, f.Deps, nil
+		return f, nil
 	case Revoked:
-		return time.Time{}, Revoked, f.Deps, errors.New("the certificate of whoever signed it is revoked")
+		return f, errors.New("the certificate of whoever signed it is revoked")
 	}
-	return time.Time{}, Unknown, f.Deps, fmt.Errorf("the certificate of whoever signed it is not known to be good: %s", f.Detail)
+	return f, fmt.Errorf("the certificate of whoever signed it is not known to be good: %s", f.Detail)
 }

@@ -22,7 +22,7 @@ const maxSources = 16
 type Source struct {
 	ID     string        // tells it from others
 	Name   string        // for the operator
-	Shared bool          // what it has is for all certificates of an issuer; Get's cert is then any of them, or nil
+	Shared bool          // what it has, lists only, is for all certificates of an issuer; Get's cert is then any of them, or nil
 	Every  time.Duration // between two looks at it; zero: as long as what it gave is current
 	// Get returns what there is. have is the Version of what was taken before,
 	// empty: nothing.

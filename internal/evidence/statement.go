@@ -196,8 +196,7 @@ func (h *held) size() int {
 // it must itself be shown not to be revoked, and who issued it.
 func (st *statement) needsCheck(q *Query) (cert, issuer *x509.Certificate) {
 	switch {
-	// No key speaks for its own certificate, whatever that says of checks.
-	case st.answer != nil && st.answer.Responder != nil && (st.answer.ResponderNeedsCheck || q.Cert != nil && sameKey(st.answer.Responder, q.Cert)):
+	case st.answer != nil && st.answer.ResponderNeedsCheck:
 		return st.answer.Responder, q.Issuer
 	case st.signer != nil && q.Cert != nil && st.signer.Equal(q.Cert) && speaksForItself(q.Cert):
 	case st.signer != nil && !q.inChain(st.signer):

@@ -151,7 +151,7 @@ func (e *Engine) accept(s *slot, q Query, data []byte, nonce string) error {
 	if st == nil {
 		return lapsed
 	}
-	if old := s.held.Load(); !own && old != nil && old.said[0] == st {
+	if old := s.held.Load(); !own && old != nil && old.said[0].supersedes(st) {
 		return errRollback
 	}
 	h := &held{said: []*statement{st}, taken: e.now(), mark: new(mark)}
@@ -159,7 +159,8 @@ func (e *Engine) accept(s *slot, q Query, data []byte, nonce string) error {
 		e.waitForVouchers(h, q)
 	}
 	// It would push out what counts.
-	if _, status, _, err := e.vouched(st, q); st.list != nil && status == Revoked {
+	signer, err := e.vouched(st, q)
+	if signer.Status == Revoked {
 		return err
 	}
 	if err := s.take(h); err != nil {
@@ -171,7 +172,7 @@ func (e *Engine) accept(s *slot, q Query, data []byte, nonce string) error {
 	s.owner.trim(s)
 	// Its client may come with another certificate of its issuer next.
 	e.find(q.recorded(), sources{slots: []*slot{s}}, nil)
-	if own {
+	if own && signer.Status == Good {
 		e.save(s, data)
 	}
 	return lapsed
@@ -269,7 +270,11 @@ func (e *Engine) askResponder(ctx context.Context, s *slot, q Query, r fetch.Req
 	err := e.askOnce(ctx, s, q, r, crypto.SHA1, q.Nonce)
 	var status *fetch.StatusError
 	if !q.Nonce && (errors.As(err, &status) || errors.Is(err, fetch.ErrHTML) || errors.Is(err, fetch.ErrEmpty) || errors.Is(err, ocsp.ErrMalformed)) {
-		err = e.askOnce(ctx, s, q, r, crypto.SHA1, true)
+		again := e.askOnce(ctx, s, q, r, crypto.SHA1, true)
+		if again != nil && !unavailable(err) {
+			again = join([]error{err, again}) // it did answer
+		}
+		err = again
 	}
 	var response *ocsp.ResponseError
 	if errors.Is(err, ocsp.ErrNoAnswer) || errors.As(err, &response) && response.Code != 2 && response.Code != 3 {
@@ -330,19 +335,28 @@ func (e *Engine) updateOwn(s *slot, q Query, force bool) error {
 	}
 	h := &held{taken: now, version: given.Version, mark: new(mark)}
 	var failed []error
+	scopes := map[[32]byte]int{} // where in h.said: a folder may keep last year's lists
 	for _, der := range given.CRLs {
 		st, err := s.owner.interned(q, der, func() (*statement, error) { return q.verifyList(der, now) })
 		if err == nil {
 			st, err = e.timely(s, q, st, now)
 		}
-		if st != nil {
-			h.said = append(h.said, st)
-		}
 		if err != nil {
 			failed = append(failed, err)
 		}
+		if st == nil {
+			continue
+		}
+		scope := st.list.ScopeID()
+		if i, ok := scopes[scope]; !ok {
+			scopes[scope] = len(h.said)
+			h.said = append(h.said, st)
+		} else if st.supersedes(h.said[i]) {
+			h.said[i] = st
+		}
 	}
-	if q.Cert != nil {
+	// A response is about one certificate, and would vouch for all.
+	if q.Cert != nil && !s.source.Shared {
 		for _, der := range given.OCSP {
 			st, _, err := e.verify(s, q, der, "")
 			if st != nil {

@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/mtlsguard/mtls/internal/ocsp"
@@ -38,11 +39,15 @@ type item struct {
 }
 
 func (it item) source() sourceID {
-	if it.slot.kind != kindOwn {
+	switch {
+	case it.slot.kind == kindDelta:
+		// A newer list of its scope, and no other, undoes what it said alone.
+		id := it.list.ScopeID()
+		return sourceOf(kindDelta, []string{string(id[:])})
+	case it.slot.kind != kindOwn:
 		return it.slot.id
-	}
-	// Each list of a folder is a source of its own.
-	if it.list != nil {
+	case it.list != nil:
+		// Each list of a folder is a source of its own.
 		id := it.list.ScopeID()
 		return sourceOf(kindOwn, []string{it.slot.source.ID, string(id[:])})
 	}
@@ -100,17 +105,17 @@ func (e *Engine) view(it item, deltas []item, q Query, now time.Time) view {
 		says = revocation{revoked: a.Status == ocsp.Revoked, at: a.RevokedAt, reason: a.Reason, stated: a.HasReason}
 		expires, late, problem = it.checkTime(now, q.Grace)
 	}
-	until, signer, deps, err := e.vouched(it.statement, q)
-	v.deps = deps
-	if says.revoked && signer != Revoked {
+	signer, err := e.vouched(it.statement, q)
+	v.deps = signer.Deps
+	if says.revoked && signer.Status != Revoked {
 		v.revoke(it, says, expires)
 		return v
 	}
 	if problem == nil {
 		problem = err
 	}
-	if !until.IsZero() {
-		earlier(&expires, until)
+	if !signer.Expires.IsZero() {
+		earlier(&expires, signer.Expires)
 	}
 	if age := q.maxAge(); age > 0 {
 		earlier(&expires, it.thisUpdate().Add(age))
@@ -133,7 +138,7 @@ func (e *Engine) view(it item, deltas []item, q Query, now time.Time) view {
 		return view{problem: fmt.Sprintf("%s: %v", it.slot.name(), problem), silent: silent, deps: v.deps}
 	}
 	v.proof.Expires = expires
-	v.proof.Late = late
+	v.proof.Late = late || slices.ContainsFunc(signer.Proofs, func(p Proof) bool { return p.Late })
 	if it.list != nil || it.answer.Status == ocsp.Good {
 		v.status = Good
 	}
@@ -151,11 +156,11 @@ func (e *Engine) changes(it item, q Query) (view, bool) {
 	if !says.revoked {
 		return view{}, false
 	}
-	_, signer, deps, _ := e.vouched(it.statement, q)
-	if signer == Revoked {
+	signer, _ := e.vouched(it.statement, q)
+	if signer.Status == Revoked {
 		return view{}, false
 	}
-	v := view{source: it.source(), proof: it.proof(), deps: deps}
+	v := view{source: it.source(), proof: it.proof(), deps: signer.Deps}
 	v.revoke(it, says, it.until())
 	return v, true
 }
@@ -189,15 +194,17 @@ func newest(it item, deltas []item) (item, bool) {
 	return best, best.statement != nil
 }
 
-// obsolete reports whether a list that is held says all that a delta says.
-func obsolete(d item, lists []item) bool {
-	for _, it := range lists {
-		if it.list.SameScope(d.list) && it.list.Number != nil && d.list.Number != nil && it.list.Number.Cmp(d.list.Number) >= 0 {
-			return true
-		}
-	}
-	return false
+// obsolete reports whether a list says all that a delta says: by its
+// number, and by its time, since a CA that was restored may count from the
+// beginning again.
+func obsolete(d, it item) bool {
+	return it.list.SameScope(d.list) && it.list.Number != nil && d.list.Number != nil &&
+		it.list.Number.Cmp(d.list.Number) >= 0 && !d.list.ThisUpdate.After(it.list.ThisUpdate)
 }
+
+// included reports whether what a list says, with the deltas that are held, is all
+// that a delta says.
+func included(d, it item) bool { return d.list.UsableWith(it.list) == nil || obsolete(d, it) }
 
 func (v *view) revoke(it item, r revocation, expires time.Time) {
 	v.status, v.proof.Status, v.proof.Expires = Revoked, Revoked.String(), expires
