@@ -102,7 +102,7 @@ func (g *Guard) examine(d *Decision, raw [][]byte, staple []byte) {
 	switch {
 	case !o.off:
 		d.refuse(ReasonOriginUnknown, Step{Name: stepOrigin, Detail: needed + "it does not know the peer's address"})
-	case best.status != evidence.Good:
+	case best.status != evidence.Good || best.soft: // nobody would learn that it is tolerated
 		d.refuse(ReasonRevocationUnknown, Step{Name: stepRevocation, Detail: needed + best.detail})
 	case g.accounts != nil || g.verify != nil:
 		d.refuse(ReasonAccountUnknown, Step{Name: stepAccount, Detail: needed + "Accounts and Verify belong to a request"})

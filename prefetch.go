@@ -44,11 +44,7 @@ func (g *Guard) knownQueries(roots *rootsState, now time.Time) []ahead {
 			pool.AddCert(c)
 		}
 		for _, c := range slices.Concat(anchorsOf(a), a.extra) {
-			chains, err := c.Verify(x509.VerifyOptions{Roots: a.pool, Intermediates: pool, CurrentTime: now, KeyUsages: everyPurpose()})
-			if err != nil {
-				continue
-			}
-			for _, chain := range chains {
+			for _, chain := range a.chainsOf(c, pool, now) {
 				if len(s.sources) > 0 {
 					list = append(list, ahead{s.query(chain, a.extra), a})
 				}
@@ -58,6 +54,30 @@ func (g *Guard) knownQueries(roots *rootsState, now time.Time) []ahead {
 					list = append(list, ahead{q, a})
 				}
 			}
+		}
+	}
+	return list
+}
+
+// chainsOf returns the chains of a CA certificate. For an anchor, with which Verify
+// ends at once, these are also those to the others, of a file with a root and its
+// intermediate for example: clients' chains go there, too.
+func (a *authority) chainsOf(c *x509.Certificate, intermediates *x509.CertPool, now time.Time) [][]*x509.Certificate {
+	pools := []*x509.CertPool{a.pool}
+	if selfIssued := bytes.Equal(c.RawIssuer, c.RawSubject); !a.Public && !selfIssued && a.keys[HashPublicKey(c)] {
+		others := x509.NewCertPool()
+		for _, anchor := range a.Anchors {
+			if !anchor.Certificate.Equal(c) {
+				others.AddCertWithConstraint(anchor.Certificate, anchor.Constraint)
+			}
+		}
+		pools = append(pools, others)
+	}
+	var list [][]*x509.Certificate
+	for _, pool := range pools {
+		chains, err := c.Verify(x509.VerifyOptions{Roots: pool, Intermediates: intermediates, CurrentTime: now, KeyUsages: everyPurpose()})
+		if err == nil {
+			list = append(list, chains...)
 		}
 	}
 	return list
@@ -129,6 +149,9 @@ func (g *Guard) evidenceErr() error {
 			// certificates its clients have.
 			supplied[q.authority] = supplied[q.authority] || g.evidence.Supplied(q.Query)
 			continue
+		}
+		if q.authority.keys[HashPublicKey(q.Cert)] {
+			continue // an anchor itself, which needs none
 		}
 		f := g.evidence.Peek(q.Query)
 		soft := g.setting(q.authority)

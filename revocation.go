@@ -147,9 +147,7 @@ func (r *Revocation) check(field string) error {
 		}
 	}
 	for i, s := range r.Sources {
-		if missing(s) {
-			failed.add(fmt.Sprintf("%s.Sources[%d]", field, i), "", "nil")
-		}
+		checkSource(&failed, fmt.Sprintf("%s.Sources[%d]", field, i), s)
 	}
 	for i, m := range r.Mirrors {
 		if !hostPrefix(m.From) {

@@ -243,9 +243,10 @@ func compileRoots(list []Authority) (*rootsState, error) {
 		if a.Revocation != nil {
 			if err := a.Revocation.check(field + ": Revocation"); err != nil {
 				failed = append(failed, err)
+			} else {
+				c.revs = a.Revocation.clone()
+				c.Revocation = c.revs // Reload compiles from here, not from what the caller may have changed
 			}
-			c.revs = a.Revocation.clone()
-			c.Revocation = c.revs // Reload compiles from here, not from what the caller may have changed
 		}
 		state.authorities = append(state.authorities, c)
 	}

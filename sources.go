@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"reflect"
 	"slices"
 	"strings"
@@ -46,6 +47,30 @@ func (c *CRLFiles) Evidence(_ context.Context, cert, _ *x509.Certificate) (Evide
 	return Evidence{CRLs: ders}, nil
 }
 
+// checkSource finds what would never give anything.
+func checkSource(failed *problems, field string, s RevocationSource) {
+	if missing(s) {
+		failed.add(field, "", "nil")
+		return
+	}
+	switch s := s.(type) {
+	case crlURLs:
+		if len(s) == 0 {
+			failed.add(field, "", "CRLURLs without a URL")
+		}
+		for _, raw := range s {
+			u, err := url.Parse(raw)
+			if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || strings.Contains(raw, "#") {
+				failed.add(field, raw, "not an http URL of a list")
+			}
+		}
+	case *CRLFiles:
+		if s.state.Load() == nil {
+			failed.add(field, "", "not made by LoadCRLs")
+		}
+	}
+}
+
 // missing reports whether an interface value is nil or holds a nil pointer.
 func missing(s RevocationSource) bool {
 	if s == nil {
@@ -62,8 +87,8 @@ func compileSources(list []RevocationSource, client *fetch.Client) []*evidence.S
 	for _, s := range list {
 		switch s := s.(type) {
 		case crlURLs:
-			for _, url := range s {
-				compiled = append(compiled, urlSource(url, client))
+			for _, place := range s {
+				compiled = append(compiled, urlSource(place, client))
 			}
 		case *CRLFiles:
 			compiled = append(compiled, s.source())
@@ -102,11 +127,7 @@ func (c *CRLFiles) source() *evidence.Source {
 				return evidence.Statements{Version: have, Unchanged: true}, nil
 			}
 			ders, version, err := c.read(issuer.RawSubject)
-			if err != nil && len(ders) > 0 {
-				// A damaged file, which Ready reports, must not hide what another says.
-				return evidence.Statements{CRLs: ders, Partial: true}, nil
-			}
-			return evidence.Statements{CRLs: ders, Version: version}, err
+			return evidence.Statements{CRLs: ders, Version: version, Partial: err}, nil
 		},
 	}
 }
@@ -115,16 +136,16 @@ func (c *CRLFiles) source() *evidence.Source {
 type validators struct{ ETag, LastModified string }
 
 // urlSource is one fixed place.
-func urlSource(url string, client *fetch.Client) *evidence.Source {
+func urlSource(place string, client *fetch.Client) *evidence.Source {
 	return &evidence.Source{
-		ID: "url " + url, Name: "CRL " + quote(url), Shared: true,
+		ID: "url " + place, Name: "CRL " + quote(place), Shared: true,
 		Get: func(ctx context.Context, _, issuer *x509.Certificate, have string) (evidence.Statements, error) {
 			var v validators
 			if have != "" {
 				_ = json.Unmarshal([]byte(have), &v) // what cannot be read makes the request unconditional
 			}
 			response, err := client.Do(ctx, fetch.Request{
-				URL: url, Operator: true, Accept: "application/pkix-crl", Limit: urlLimit, ETag: v.ETag, LastModified: v.LastModified,
+				URL: place, Operator: true, Accept: "application/pkix-crl", Limit: urlLimit, ETag: v.ETag, LastModified: v.LastModified,
 			})
 			if err != nil {
 				return evidence.Statements{}, err

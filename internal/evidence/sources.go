@@ -34,7 +34,9 @@ type Statements struct {
 	CRLs, OCSP [][]byte
 	Version    string // names this state of the source; empty: it has none
 	Unchanged  bool   // it is still the one that the caller has
-	Partial    bool   // not all could be read: lists of other scopes that were taken before stay
+	// Partial is why there may be more that could not be read this time; what was
+	// taken of that before stays. Nil: this is all there is.
+	Partial error
 }
 
 // Mirror says that URLs are asked elsewhere.

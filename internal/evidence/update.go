@@ -316,8 +316,9 @@ func (e *Engine) updateOwn(s *slot, q Query, force bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), crlTimeout)
 	defer cancel()
 	var have string
-	if h := s.held.Load(); h != nil && !force {
-		have = h.version
+	old := s.held.Load()
+	if old != nil && !force {
+		have = old.version
 	}
 	given, err := s.source.Get(ctx, q.Cert, q.Issuer, have)
 	if err != nil {
@@ -367,8 +368,14 @@ func (e *Engine) updateOwn(s *slot, q Query, force bool) error {
 			}
 		}
 	}
-	if old := s.held.Load(); given.Partial && old != nil {
-		h.keepOthers(old)
+	if given.Partial != nil {
+		failed = append(failed, given.Partial)
+		if old != nil {
+			h.keepOthers(old)
+			if slices.Equal(h.said, old.said) {
+				return join(failed) // taking it again would void what rests on it
+			}
+		}
 	}
 	// What only time or another asker cures is looked at again.
 	if slices.ContainsFunc(failed, func(err error) bool { return errors.Is(err, crl.ErrFuture) || errors.Is(err, errNoSigner) }) {

@@ -131,9 +131,8 @@ func TestRevokedSignerDisplacesTheList(t *testing.T) {
 func TestRevokedSignerKeepsTheListOut(t *testing.T) {
 	w := newWorld(t)
 	_, former, query := rekeyed(t, w)
-	q := query(w.leaf().Cert)
 	w.only([]string{crlURL}, nil)
-	q = query(w.leaf().Cert)
+	q := query(w.leaf().Cert)
 	own := w.crl(func(o *testpki.CRLOptions) { o.NextUpdate = w.now().Add(7 * 24 * time.Hour) })
 	w.on("crl.test", says(own))
 	require.Equal(t, evidence.Good, w.check(q).Status)
