@@ -363,7 +363,8 @@ func TestEvidenceStatusJSON(t *testing.T) {
 	cert := env.CA.Issue(mtlstest.Leaf{Names: []string{"acme.example"}})
 	env.Revocation.Revoke(env.CA.Issue(mtlstest.Leaf{}), 1)
 	env.Revocation.FailOCSP(mtlstest.Down)
-	g := mtlstest.NewGuard(t, rvConfig(env, mtls.Revocation{}, false))
+	cfg := rvConfig(env, mtls.Revocation{}, false)
+	g := mtlstest.NewGuard(t, cfg)
 	require.Empty(t, g.EvidenceStatus())
 	require.Empty(t, (&mtls.Guard{}).EvidenceStatus())
 	require.Empty(t, fgReason(t, g, cert))
@@ -405,15 +406,20 @@ func TestEvidenceStatusJSON(t *testing.T) {
 		}
 	}
 	require.Equal(t, []int{0, 50, 100}, got)
+	require.NoError(t, cfg.Roots.Replace(mtlstest.NewCA(t, mtlstest.CAOptions{}).Authority("new")))
+	for _, e := range g.EvidenceStatus() {
+		require.Empty(t, e.Authorities, "its authority has left Roots")
+	}
 }
 
 // TestStampede: ten thousand first requests at once, of a hundred clients of one
 // authority, are one fetch.
 func TestStampede(t *testing.T) {
-	t.Parallel()
 	env := mtlstest.NewEnv(t)
-	env.DNS.SetTTL("acme.example", 14*time.Minute, "127.0.0.1")
-	g := mtlstest.NewGuard(t, rvConfig(env, mtls.Revocation{}, false))
+	cfg := rvConfig(env, mtls.Revocation{}, false)
+	cfg.Limits.Wait = 5 * time.Minute // however slow the machine is
+	cfg.Origin = &mtls.Origin{Prefixes: mtlstest.Loopback(), AllowNetworks: mtlstest.Loopback()}
+	g := mtlstest.NewGuard(t, cfg)
 	var peers []mtls.Peer
 	for range 100 {
 		p := peerOf(env.CA.Issue(mtlstest.Leaf{Names: []string{"acme.example"}, Sources: mtlstest.OnlyCRL}))
@@ -426,8 +432,11 @@ func TestStampede(t *testing.T) {
 	for i := range 10000 {
 		wg.Go(func() {
 			<-start
-			if d, err := g.Check(context.Background(), peers[i%len(peers)]); err == nil && d.Admitted {
+			d, err := g.Check(context.Background(), peers[i%len(peers)])
+			if err == nil && d.Admitted {
 				admitted.Add(1)
+			} else if i%1000 == 0 {
+				t.Log(err)
 			}
 		})
 	}
@@ -435,5 +444,5 @@ func TestStampede(t *testing.T) {
 	wg.Wait()
 	require.EqualValues(t, 10000, admitted.Load())
 	crl, ocsp := env.Revocation.Requests()
-	require.Equal(t, []int{1, 0, 1}, []int{crl, ocsp, env.DNS.Queries("acme.example")})
+	require.Equal(t, []int{1, 0}, []int{crl, ocsp})
 }

@@ -194,7 +194,13 @@ func TestMirrorsAndCRLURLsReachPrivateNetworks(t *testing.T) {
 	require.Equal(t, "pass", env.serve(t, mirror, cert).says(t))
 	require.Equal(t, "revoked", env.serve(t, mirror, revoked).says(t))
 	require.Equal(t, "pass", env.serve(t, mirror, env.leaf("ldap:///CN=ca?certificateRevocationList")).says(t), "an ldap URL")
+	deep := mtls.Revocation{Mirrors: []mtls.Mirror{{From: "http://crl.example/", To: url + "/crl/"}}}
+	require.Equal(t, "pass", env.serve(t, deep, env.leaf("http://crl.example/a%20b/..ca..crl?x=../")).says(t))
 	n := list.asked.Load()
+	for _, out := range []string{"../admin", "a/../../admin", "%2e%2e/admin", ".%2E/admin", "%252e%252e/admin", "..%2fadmin", "..\\admin", "a/..", "./a", "%zz"} {
+		require.NotEqual(t, "pass", env.serve(t, deep, env.leaf("http://crl.example/"+out)).says(t), out)
+	}
+	require.Equal(t, n, list.asked.Load(), "a certificate does not choose another place of the mirror's host")
 	require.Equal(t, "revocation_source_missing", env.serve(t, mirror, env.leaf("http://crl.example/old/ca.crl")).says(t), "never asked: the first Mirror counts")
 	require.Equal(t, "revocation_unknown", env.serve(t, mirror, env.leaf(url+"/ca.crl")).says(t), "the same place, named by a certificate")
 	require.Equal(t, n, list.asked.Load())

@@ -2,7 +2,6 @@ package mtls_test
 
 import (
 	"context"
-	"crypto"
 	"crypto/x509"
 	"math/big"
 	"net/http"
@@ -82,7 +81,7 @@ func stCross(t *testing.T) (*pcCross, *testpki.CA) {
 	t.Helper()
 	x := pcNewCross(t)
 	x.client = x.viaA.Issue(mtlstest.Leaf{Names: []string{"acme.example"}, Sources: mtlstest.NoSources})
-	return x, &testpki.CA{Certificate: x.viaA.Certificate(), Key: x.options.Key.(crypto.Signer)}
+	return x, &testpki.CA{Certificate: x.viaA.Certificate(), Key: x.options.Key}
 }
 
 func stList(t *testing.T, x *pcCross, ca *testpki.CA, number int64, version1 bool, revoked ...*x509.Certificate) *rvCounter {

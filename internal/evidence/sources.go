@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"fmt"
+	neturl "net/url"
 	"slices"
 	"strings"
 	"time"
@@ -50,10 +51,26 @@ type Mirror struct {
 func (q *Query) asked(url string) (at string, operator, ok bool) {
 	for _, m := range q.Mirrors {
 		if rest, found := strings.CutPrefix(url, m.From); found {
-			return m.To + rest, true, m.To != ""
+			return m.To + rest, true, m.To != "" && !climbs(rest)
 		}
 	}
 	return url, false, true
+}
+
+// climbs reports whether the rest of a URL, which is a certificate's, leads out of
+// the place of the operator's that it is put behind, which may be private.
+func climbs(rest string) bool {
+	path, _, _ := strings.Cut(rest, "?")
+	for range 2 { // some servers decode twice
+		decoded, err := neturl.PathUnescape(path)
+		if err != nil {
+			return true
+		}
+		path = decoded
+	}
+	return slices.ContainsFunc(strings.FieldsFunc(path, func(r rune) bool { return r == '/' || r == '\\' }), func(s string) bool {
+		return s == "." || s == ".."
+	})
 }
 
 // sources are the places that may say something about a certificate.
