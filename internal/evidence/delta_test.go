@@ -5,9 +5,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"math/big"
-	"math/rand/v2"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -303,114 +301,5 @@ func TestHoldThatADeltaAloneToldOfEnds(t *testing.T) {
 			f := w.check(q)
 			require.Equal(w.t, evidence.Good, f.Status, "%s: %s", by, f.Detail)
 		})
-	}
-}
-
-// Whatever a CA does, and whichever of its lists come through: what the newest of
-// those that came through say is what counts.
-func TestHoldAndUnholdInAnyOrder(t *testing.T) {
-	for seed := range uint64(50) {
-		bubble(t, func(w *world) { holdAndUnhold(w, rand.New(rand.NewPCG(seed, 1)), seed) })
-	}
-}
-
-// published is a list of the CA's, and what is true when it is made.
-type published struct {
-	der          []byte
-	number, from int64 // from: of a delta, its base
-	state        int   // reason; -1: not revoked
-	listed       bool  // a delta mentions the certificate
-}
-
-func holdAndUnhold(w *world, r *rand.Rand, seed uint64) {
-	q, _ := w.amended(false)
-	state, number := -1, int64(1)
-	complete := published{number: 1, state: -1, der: w.list(1)}
-	delta := published{number: 1, state: -1}
-	var seenBase, seenDelta *published
-	var told int64 // the last delta that revoked
-	w.on("crl.test", fails)
-	w.on("delta.test", fails)
-	w.check(q)
-	for step := range 25 {
-		w.advance(time.Minute)
-		switch r.IntN(4) {
-		case 0:
-			if state == -1 {
-				state = hold
-			}
-		case 1:
-			if state == hold {
-				state = -1
-			}
-		case 2:
-			if r.IntN(8) == 0 {
-				state = keyCompromise
-			}
-		}
-		number++
-		from := complete
-		if r.IntN(3) == 0 {
-			var changes []change
-			if state >= 0 {
-				changes = append(changes, entry(q.Cert, state))
-			}
-			complete = published{number: number, state: state, der: w.list(number, changes...)}
-		}
-		delta = published{number: number, from: from.number, state: state}
-		changes := []change{base(from.number)}
-		switch {
-		case state >= 0 && state != from.state:
-			changes, delta.listed = append(changes, entry(q.Cert, state)), true
-		case state < 0 && from.state >= 0:
-			changes, delta.listed = append(changes, entry(q.Cert, removeFromCRL)), true
-		}
-		delta.der = w.list(number, changes...)
-		come := func(host string, p published, seen **published) {
-			if r.IntN(2) == 0 {
-				w.on(host, fails)
-				return
-			}
-			w.on(host, says(p.der))
-			*seen = &p
-		}
-		come("crl.test", complete, &seenBase)
-		come("delta.test", delta, &seenDelta)
-		_ = w.engine.Refresh(context.Background())
-		synctest.Wait()
-		want := evidence.Unknown
-		if seenBase != nil {
-			want = evidence.Good
-			if seenBase.state >= 0 {
-				want = evidence.Revoked
-			}
-		}
-		var said int64 // the newest state of all certificates that is known
-		if d := seenDelta; d != nil && (seenBase == nil || d.number > seenBase.number) {
-			together := seenBase != nil && seenBase.number >= d.from
-			switch {
-			case d.listed && d.state >= 0:
-				want, told = evidence.Revoked, d.number
-			case d.listed && together && seenBase.state == hold:
-				want = evidence.Good
-			}
-			if together {
-				said = d.number
-			}
-		}
-		if seenBase != nil {
-			said = max(said, seenBase.number)
-		}
-		switch {
-		case said < told:
-			want = evidence.Revoked // until something newer covers it
-		case want == evidence.Good:
-			told = 0
-		}
-		f := w.check(q)
-		require.Equal(w.t, want, f.Status, "seed %d, step %d: %s", seed, step, f.Detail)
-		require.Equal(w.t, want, w.engine.Peek(q).Status)
-		require.True(w.t, current(f))
-		synctest.Wait()
 	}
 }

@@ -130,3 +130,45 @@ func TestListSignedByAnAnchorOfAnotherChain(t *testing.T) {
 	require.NotEqual(t, evidence.Revoked, f.Status)
 	require.Equal(t, f.Status, d.check(q).Status)
 }
+
+// Nor is one by a signer that another chain of the same issuer has certified.
+func TestListOfASignerOfAnotherChain(t *testing.T) {
+	d := newDeep(t)
+	d.only(nil, nil)
+	s := d.signer(d.root, "CRL issuer", testpki.Options{})
+	d.on("signer-crl.test", says(d.of(d.root)))
+	p := at(crlURL)
+	p.CRLIssuer = s.Certificate.RawSubject
+	q := d.query(d.issue(testpki.Options{Extra: extra(d.must(testpki.CRLDistributionPoints(p)))}).Certificate)
+	q.Candidates = []*x509.Certificate{s.Certificate}
+	d.on("crl.test", says(d.of(s, scope(testpki.Scope{Indirect: true}))))
+	require.Equal(t, evidence.Good, d.check(q).Status)
+	other := d.world.root(testpki.Options{})
+	cross, err := other.CrossSign(d.middle, testpki.Options{})
+	require.NoError(t, err)
+	q.Above = []*x509.Certificate{cross, other.Certificate}
+	f := d.engine.Peek(q)
+	require.Equal(t, evidence.Unknown, f.Status)
+	require.Contains(t, f.Detail, "outside the chain")
+	require.Equal(t, evidence.Unknown, d.check(q).Status)
+}
+
+// What a delta by a revoked signer revokes is not revoked for that.
+func TestDeltaOfARevokedSigner(t *testing.T) {
+	for _, revoked := range []bool{false, true} {
+		d := newDeep(t)
+		q, _ := d.amended(false)
+		q = d.query(q.Cert)
+		s := d.signer(d.ca, d.name(), testpki.Options{})
+		q.Candidates = []*x509.Certificate{s.Certificate}
+		changes, want := []change{scope(testpki.Scope{CAOnly: true})}, evidence.Revoked
+		if revoked {
+			changes, want = append(changes, entry(s.Certificate, keyCompromise)), evidence.Good
+		}
+		d.on("signer-crl.test", says(d.of(d.ca, changes...)))
+		d.on("crl.test", says(d.list(5)))
+		d.on("delta.test", says(d.of(s, func(o *testpki.CRLOptions) { o.Number = bigInt(6) }, base(5), entry(q.Cert, hold))))
+		f := d.check(q)
+		require.Equal(t, want, f.Status, f.Detail)
+	}
+}

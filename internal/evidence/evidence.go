@@ -149,9 +149,9 @@ func (e *Engine) Check(ctx context.Context, q Query) Finding {
 	src := e.sources(q, true)
 	stapled := e.takeStaple(q, src)
 	var waited error
-	// A list that was fetched may name deltas: again, for those.
 	strict := q
 	strict.Grace = 0 // is for sources that do not answer, not for those that were not asked
+	// A list that was fetched may name deltas: again, for those.
 	for range 3 {
 		known := e.find(strict, src, waited).Status
 		waits := e.startDue(q, src)
@@ -271,11 +271,9 @@ func (e *Engine) slots(f *finding, q Query, src sources, waited error, now time.
 		f.RetryAfter = max(f.RetryAfter, s.retryAfter(now, q.maxAge()))
 		if h == nil {
 			// Without a delta the list itself still says what it says.
-			switch {
-			case s.kind == kindDelta:
-			case errors.Is(s.lastError(), errNothing):
+			if errors.Is(s.lastError(), errNothing) {
 				f.details = append(f.details, s.problem(nil))
-			default:
+			} else {
 				f.problem(s.problem(waited), s.silent() || waited != nil && s.lastError() == nil)
 			}
 			continue

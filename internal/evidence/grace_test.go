@@ -265,6 +265,22 @@ func TestWrongAnswerBesideSilence(t *testing.T) {
 	}
 }
 
+// The place of a delta is a source like any other.
+func TestWrongDeltaBesideASilentList(t *testing.T) {
+	for wrong, silent := range map[bool]bool{false: true, true: false} {
+		w := newWorld(t)
+		q, _ := w.amended(false)
+		w.on("crl.test", fails)
+		w.on("delta.test", fails)
+		if wrong {
+			w.on("delta.test", says([]byte("garbage")))
+		}
+		f := w.check(q)
+		require.Equal(t, evidence.Unknown, f.Status)
+		require.Equal(t, silent, f.Silent, f.Detail)
+	}
+}
+
 // What runs out is reported once at a half and once at four fifths of its time.
 func TestWarningsBeforeEvidenceRunsOut(t *testing.T) {
 	bubble(t, func(w *world) {

@@ -259,6 +259,22 @@ func TestNonce(t *testing.T) {
 	require.Len(t, seen, 5, "each request has its own")
 }
 
+// A response without the nonce does not take the place of one with it.
+func TestResponseWithoutTheNonceDisplacesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.only(nil, []string{ocspURL})
+	q := w.leaf()
+	q.Nonce = true
+	w.on("ocsp.test", func(r *http.Request) (*http.Response, error) {
+		return says(w.ocsp(q, xocsp.Good, func(o *testpki.OCSPOptions) { o.Extensions = nonceExtension(t, nonce(t, r)) }))(r)
+	})
+	require.Equal(t, evidence.Good, w.check(q).Status)
+	w.advance(time.Minute)
+	w.goodOCSP(q)
+	require.ErrorContains(t, w.engine.Refresh(t.Context()), "without our nonce")
+	require.Equal(t, evidence.Good, w.engine.Peek(q).Status)
+}
+
 // What a server says is unchanged is confirmed and not renewed; it is only asked
 // so while something current is held, and not by Refresh.
 func TestUnchangedList(t *testing.T) {

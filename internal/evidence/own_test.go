@@ -358,3 +358,41 @@ func TestOwnSourceWithNothingForTheCertificate(t *testing.T) {
 	w.on("crl.test", fails)
 	require.Equal(t, evidence.Good, w.check(q).Status, "the folder has its shard")
 }
+
+// Beyond the bound nothing is looked at.
+func TestOwnSourceWithTooMuch(t *testing.T) {
+	for n, want := range map[int]evidence.Status{1024: evidence.Good, 1025: evidence.Unknown} {
+		w := newWorld(t)
+		q := w.supplied()
+		q.Sources = []*evidence.Source{gives("own", true, slices.Repeat([][]byte{w.crl(nil)}, n)...)}
+		require.Equal(t, want, w.check(q).Status)
+	}
+}
+
+// A short life is good enough only where nobody could know better.
+func TestShortLivedCertificateWithAnOwnSource(t *testing.T) {
+	w := newWorld(t)
+	w.only(nil, nil)
+	q := w.query(w.issue(testpki.Options{NotBefore: testpki.Epoch.Add(-time.Hour), NotAfter: testpki.Epoch.Add(time.Hour)}).Certificate)
+	require.Equal(t, evidence.Good, w.check(q).Status)
+	q.Sources = []*evidence.Source{source("own", true, func() (evidence.Statements, error) { return evidence.Statements{}, errors.New("no luck") })}
+	f := w.check(q)
+	require.Equal(t, evidence.Unknown, f.Status)
+	require.False(t, f.Missing)
+	q.Sources = []*evidence.Source{gives("other", true, w.crl(nil, q.Cert))}
+	require.Equal(t, evidence.Revoked, w.check(q).Status)
+}
+
+// A delta of the folder speaks for those certificates that its scope has, and a
+// list for others is no reason to ask where its deltas are.
+func TestOwnSourceWithListsForOthers(t *testing.T) {
+	w := newWorld(t)
+	q := w.pointing(w.must(testpki.CRLDistributionPoints(at(crlURL))))
+	w.goodCRL()
+	q.Sources = []*evidence.Source{gives("own", true,
+		w.list(6, base(5), entry(q.Cert, hold), scope(testpki.Scope{CAOnly: true})),
+		w.list(4, scope(testpki.Scope{CAOnly: true}), with(testpki.FreshestCRL(at("http://far.test/")))),
+	)}
+	require.Equal(t, evidence.Good, w.check(q).Status)
+	require.Zero(t, w.count("far.test"))
+}

@@ -2,6 +2,7 @@ package evidence_test
 
 import (
 	"context"
+	"runtime"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ func TestRollbackByAnotherPlace(t *testing.T) {
 		number   int64
 		changes  []change // of the older list, which does not revoke
 		owner    byte
+		gone     bool // the first one is not in memory any more
 		want     evidence.Status
 		taken    bool
 		numberAt int64 // of the newer one
@@ -37,7 +39,11 @@ func TestRollbackByAnotherPlace(t *testing.T) {
 		{name: "older by a second", number: 6, changes: []change{ago(time.Second)}, numberAt: 7, want: evidence.Revoked},
 		{name: "of the same second with a lower number", number: 6, numberAt: 7, want: evidence.Revoked},
 		{name: "of the same second with a higher number", number: 8, numberAt: 7, want: evidence.Good, taken: true},
-		{name: "of another scope", number: 6, changes: []change{ago(time.Hour), user}, numberAt: 7, want: evidence.Revoked, taken: true}, // which is in memory
+		{name: "of the same second and number, without the entry", number: 7, numberAt: 7, want: evidence.Revoked},
+		{name: "older, and the newer is gone", number: 8, changes: []change{ago(time.Second)}, numberAt: 7, gone: true, want: evidence.Unknown},
+		{name: "of the same second with a lower number, and the newer is gone", number: 6, numberAt: 7, gone: true, want: evidence.Unknown},
+		{name: "newer, and the older is gone", number: 8, changes: []change{ago(-time.Second)}, numberAt: 7, gone: true, want: evidence.Good, taken: true},
+		{name: "of another scope", number: 6, changes: []change{ago(time.Hour), user}, numberAt: 7, want: evidence.Revoked, taken: true}, // by the other, which is in memory
 		{name: "of another owner", number: 6, changes: []change{ago(time.Hour)}, owner: 1, numberAt: 7, want: evidence.Revoked},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -47,6 +53,14 @@ func TestRollbackByAnotherPlace(t *testing.T) {
 			two.Owner[0] = c.owner
 			w.on("one.test", says(w.list(c.numberAt, entry(two.Cert, superseded))))
 			require.Equal(t, evidence.Good, w.check(one).Status)
+			if c.gone {
+				w.engine.Crowd(one)
+				w.only([]string{"http://three.test/"}, nil)
+				w.check(w.leaf()) // the cache of slots keeps the one that it has evicted last
+				for range 3 {
+					runtime.GC()
+				}
+			}
 			older := w.list(c.number, c.changes...)
 			w.on("two.test", says(older))
 			f := w.check(two)
@@ -57,6 +71,9 @@ func TestRollbackByAnotherPlace(t *testing.T) {
 				require.Equal(t, older, stored)
 			}
 			for range 2 {
+				if c.gone {
+					break // there is a crowd to be asked
+				}
 				w.advance(time.Minute)
 				err := w.engine.Refresh(context.Background())
 				require.Equal(t, c.want, w.check(two).Status)

@@ -91,12 +91,13 @@ func TestListSignedByAnotherKeyOfTheIssuersName(t *testing.T) {
 		return func(d *deep) *testpki.CA { return d.signer(d.ca, d.name(), o) }
 	}
 	for _, c := range []struct {
-		name   string
-		signer func(*deep) *testpki.CA
-		mute   bool // the signer's own list is out of reach
-		hidden bool // nobody sends the signer's certificate
-		want   evidence.Status
-		detail string
+		name    string
+		signer  func(*deep) *testpki.CA
+		mute    bool // the signer's own list is out of reach
+		revokes bool // its list
+		hidden  bool // nobody sends the signer's certificate
+		want    evidence.Status
+		detail  string
 	}{
 		{name: "certified by the issuer", signer: byIssuer(testpki.Options{}), want: evidence.Good},
 		{name: "certified by the issuer's issuer", signer: func(d *deep) *testpki.CA { return d.signer(d.middle, d.name(), testpki.Options{}) }, want: evidence.Good},
@@ -140,6 +141,17 @@ func TestListSignedByAnotherKeyOfTheIssuersName(t *testing.T) {
 			d.on("signer-crl.test", says(d.of(d.middle, entry(s.Certificate, hold))))
 			return s
 		}, detail: "whoever signed it is revoked"},
+		{name: "certificate revoked, and the list revokes", signer: func(d *deep) *testpki.CA {
+			s := d.signer(d.ca, d.name(), testpki.Options{})
+			d.on("signer-crl.test", says(d.of(d.ca, entry(s.Certificate, keyCompromise))))
+			return s
+		}, revokes: true, detail: "whoever signed it is revoked"},
+		{name: "certified by another root, and the list revokes", signer: func(d *deep) *testpki.CA {
+			return d.signer(d.world.root(testpki.Options{}), d.name(), testpki.Options{})
+		}, revokes: true},
+		{name: "expired, and the list revokes", signer: byIssuer(testpki.Options{NotAfter: testpki.Epoch.Add(-time.Second)}), revokes: true},
+		{name: "not yet valid, and the list revokes", signer: byIssuer(testpki.Options{NotBefore: testpki.Epoch.Add(6 * time.Minute)}), revokes: true},
+		{name: "good, and the list revokes", signer: byIssuer(testpki.Options{}), revokes: true, want: evidence.Revoked},
 		{name: "certificate's list out of reach", signer: byIssuer(testpki.Options{}), mute: true, detail: "not known to be good"},
 		{name: "certificate without a source", signer: byIssuer(testpki.Options{Template: func(c *x509.Certificate) { c.CRLDistributionPoints = nil }}), detail: "not known to be good"},
 	} {
@@ -150,11 +162,15 @@ func TestListSignedByAnotherKeyOfTheIssuersName(t *testing.T) {
 			if !c.hidden {
 				q.Candidates = []*x509.Certificate{d.leaf().Cert, s.Certificate}
 			}
-			d.on("crl.test", says(d.of(s)))
+			list := d.of(s)
+			if c.revokes {
+				list = d.of(s, entry(q.Cert, superseded))
+			}
+			d.on("crl.test", says(list))
 			if d.hosts["signer-crl.test"] == nil && !c.mute {
-				by := d.ca
-				if s.Parent == d.middle {
-					by = d.middle
+				by := s.Parent
+				if by == nil {
+					by = d.ca
 				}
 				d.on("signer-crl.test", says(d.of(by)))
 			}
@@ -169,8 +185,8 @@ func TestListSignedByAnotherKeyOfTheIssuersName(t *testing.T) {
 			again := newDeep(t)
 			again.ca, again.middle, again.root, again.hosts = d.ca, d.middle, d.root, d.hosts
 			again.fetch = d.fetch
-			q.Cert = d.issue(testpki.Options{Extra: extra(d.must(testpki.CRLDistributionPoints(at("ldap://nowhere/"))))}).Certificate
-			q.Sources = []*evidence.Source{gives("own", true, d.of(s))}
+			d.on("crl.test", fails)
+			q.Sources = []*evidence.Source{gives("own", true, list)}
 			require.Equal(t, c.want, again.check(q).Status)
 		})
 	}
