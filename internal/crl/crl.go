@@ -81,7 +81,9 @@ type Entry struct {
 // the list's issuer byte for byte, it has the right to sign lists, the
 // authority key identifier agrees where both sides have one, and its key made
 // the signature with an algorithm of x509ext.CheckSignature. The signature is
-// verified before the entries are read. Without a signer there is no list.
+// verified before the entries are read or, of a list above a MiB, at the same
+// time; nothing that was read comes out unless it holds. Without a signer there is
+// no list.
 //
 // That signer is valid, and may speak for the issuer of a certificate, is for
 // the caller to know: its path leads to the trust anchor of that certificate's
@@ -100,12 +102,20 @@ func ParseAndVerify(der []byte, signer *x509.Certificate) (*List, error) {
 	if err := checkSigner(h, signer); err != nil {
 		return nil, err
 	}
-	if err := x509ext.CheckSignature(signer, h.algorithm, h.signed, h.signature); err != nil {
-		return nil, fmt.Errorf("CRL: %w", err)
+	var l *List
+	var unsigned, unread error
+	verify := func() { unsigned = x509ext.CheckSignature(signer, h.algorithm, h.signed, h.signature) }
+	read := func() { l, unread = parseBody(h) }
+	if len(der) > large {
+		parallel(verify, read)
+	} else if verify(); unsigned == nil {
+		read()
 	}
-	l, err := parseBody(h)
-	if err != nil {
-		return nil, err
+	if unsigned != nil {
+		return nil, fmt.Errorf("CRL: %w", unsigned)
+	}
+	if unread != nil {
+		return nil, unread
 	}
 	if l.AuthorityKeyID != nil && len(signer.SubjectKeyId) != 0 && !bytes.Equal(l.AuthorityKeyID, signer.SubjectKeyId) {
 		return nil, fmt.Errorf("%w: authority key identifier differs", ErrIssuer)
@@ -113,6 +123,9 @@ func ParseAndVerify(der []byte, signer *x509.Certificate) (*List, error) {
 	l.signerKey = x509ext.KeyHash(signer)
 	return l, nil
 }
+
+// large is the size of a list above which another processor is worth its while.
+const large = 1 << 20
 
 var oidKeyUsage = asn1.ObjectIdentifier{2, 5, 29, 15}
 
