@@ -299,3 +299,41 @@ func TestOlderFileIsNoNews(t *testing.T) {
 	_ = g.Refresh(t.Context())
 	require.Equal(t, "revoked", fgReason(t, g, revoked), "nobody asked about it before")
 }
+
+// TestReadyOfABundle: an intermediate that is an anchor itself, and names nothing, needs
+// no evidence.
+func TestReadyOfABundle(t *testing.T) {
+	t.Parallel()
+	o := rvOwnEnv(t)
+	sub := o.ca.Intermediate(mtlstest.CAOptions{}) // nobody serves its issuer
+	cfg := rvConfig(o.Env, mtls.Revocation{}, false)
+	a := o.ca.Authority("bundle")
+	a.Anchors = append(a.Anchors, mtls.Anchor{Certificate: sub.Certificate()})
+	cfg.Roots = pcRoots(t, a)
+	g := mtlstest.NewGuard(t, cfg)
+	require.Empty(t, fgReason(t, g, sub.Issue(mtlstest.Leaf{Names: []string{"acme.example"}, NotAfter: o.Clock.Now().Add(time.Hour)})))
+	file := writeDenyFile(t, "")
+	cfg.Denied = loadDenyList(t, file)
+	g = mtlstest.NewGuard(t, cfg)
+	require.NoError(t, os.WriteFile(file, []byte("damaged"), 0o600))
+	pfRun(t, g)
+	require.Eventually(t, func() bool { return g.Ready() != nil }, 10*time.Second, time.Millisecond, "it runs")
+	require.NotContains(t, g.Ready().Error(), "evidence")
+}
+
+// TestRunRenewsWhatClientsName: a revocation reaches a live connection although no
+// request meets the source that is due.
+func TestRunRenewsWhatClientsName(t *testing.T) {
+	t.Parallel()
+	env := mtlstest.NewEnv(t)
+	env.DNS.SetTTL("acme.example", 14*time.Minute, "127.0.0.1")
+	cert := env.CA.Issue(mtlstest.Leaf{Names: []string{"acme.example"}, Sources: mtlstest.OnlyCRL})
+	w := rvServe(t, env, rvConfig(env, mtls.Revocation{MaxAge: 5 * time.Minute}, false), cert)
+	require.Equal(t, "pass", w.says(t))
+	env.Revocation.Revoke(cert, 1)
+	env.Clock.Advance(3 * time.Minute)
+	require.Equal(t, "pass", w.says(t))
+	require.Equal(t, 1, w.seen.count(), "the verdict still holds")
+	pfRun(t, w.guard)
+	require.Eventually(t, func() bool { return w.says(t) == "revoked" }, 10*time.Second, time.Millisecond)
+}

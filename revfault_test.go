@@ -117,6 +117,7 @@ func rvWant(answers []rvAnswer, silentOK, lateOK bool) string {
 // rvWorld is one guard, its clients and what it says of them.
 type rvWorld struct {
 	env    *mtlstest.Env
+	guard  *mtls.Guard
 	seen   *observer
 	log    *logBuffer
 	server *mtlstest.Server
@@ -139,7 +140,8 @@ func rvServe(t *testing.T, env *mtlstest.Env, cfg mtls.Config, cert *mtlstest.Ce
 	w := &rvWorld{env: env, seen: &observer{}, log: &logBuffer{}}
 	cfg.Observe = w.seen.observe
 	cfg.Logger = slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	w.server = mtlstest.NewServer(t, mtlstest.NewGuard(t, cfg), hello)
+	w.guard = mtlstest.NewGuard(t, cfg)
+	w.server = mtlstest.NewServer(t, w.guard, hello)
 	w.client = w.server.Client(cert, mtlstest.ClientOptions{})
 	return w
 }

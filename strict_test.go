@@ -153,6 +153,24 @@ func TestSourcesOfAllAuthoritiesAreAsked(t *testing.T) {
 	}
 	require.Positive(t, good.asked.Load())
 
+	// Where a has no chain of its own, because of its purpose.
+	y := *x
+	y.b.Purpose = mtls.ClientOrServerAuth
+	y.client = x.viaA.Issue(mtlstest.Leaf{Names: []string{"acme.example"}, Sources: mtlstest.NoSources, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	only := stList(t, x, ca, 3, false, y.client.Leaf())
+	y.a.Revocation, y.b.Revocation = setting(plainServer(t, only)+"/a.crl"), setting(goodURL)
+	for _, chain := range y.both() {
+		require.Equal(t, "revoked", stSay(pcDecide(t, y.guard(t, y.a, y.b), chain...)))
+	}
+
+	// An authority that does not look takes nothing from one that does.
+	x.env.Revocation.Fail(mtlstest.Stale)
+	late := x.viaA.Issue(mtlstest.Leaf{Names: []string{"acme.example"}})
+	x.a.Revocation, x.b.Revocation = &mtls.Revocation{Grace: 72 * time.Hour, AllowNetworks: mtlstest.Loopback()}, mtls.NoRevocation()
+	require.Equal(t, "late", stSay(pcDecide(t, x.guard(t, x.a, x.b), late.Leaf(), x.viaA.Certificate())))
+	require.Equal(t, "late", stSay(pcDecide(t, x.guard(t, x.b, x.a), late.Leaf(), x.viaA.Certificate(), x.viaB.Certificate())))
+	x.env.Revocation.Fail(mtlstest.NoFault)
+
 	// Prefetch asks for each authority what it names itself, without a client.
 	x.a.Anchors = []mtls.Anchor{{Certificate: x.viaA.Certificate()}}
 	x.a.Revocation, x.b.Revocation = setting(goodURL), mtls.NoRevocation()
@@ -170,17 +188,19 @@ func TestReloadKeepsEvidence(t *testing.T) {
 	list := &rvCounter{body: o.ca.crl(t, nil)}
 	a := o.ca.Authority("own")
 	own := &stOwn{}
-	a.Revocation = &mtls.Revocation{Sources: []mtls.RevocationSource{mtls.CRLURLs(plainServer(t, http.Handler(list)) + "/ca.crl"), own}}
+	a.Revocation = &mtls.Revocation{Sources: []mtls.RevocationSource{mtls.CRLURLs(plainServer(t, http.Handler(list)) + "/ca.crl"), own,
+		fgNew(t, map[string][]byte{"ca.crl": list.body}, o).crls}}
 	cfg := rvConfig(o.Env, mtls.Revocation{}, false)
 	cfg.Roots = pcRoots(t, a)
 	g := mtlstest.NewGuard(t, cfg)
 	cert := o.leaf()
 	require.Empty(t, fgReason(t, g, cert))
-	asked := own.asked.Load()
+	asked, rows := own.asked.Load(), len(g.EvidenceStatus())
 	require.NoError(t, cfg.Roots.Replace(a))
 	require.Empty(t, fgReason(t, g, cert))
 	require.EqualValues(t, 1, list.asked.Load())
 	require.Equal(t, asked, own.asked.Load())
+	require.Len(t, g.EvidenceStatus(), rows)
 }
 
 // stOwn is a source that has nothing.
