@@ -42,7 +42,11 @@ func New(o Options) *Engine {
 	if err != nil {
 		panic(err) // only for a size below one
 	}
-	return &Engine{now: o.Now, store: o.Store, logger: o.Logger, owners: owners, flights: make(chan struct{}, maxFlights), known: newKnown(), issued: newIssued()}
+	e := &Engine{now: o.Now, store: o.Store, logger: o.Logger, owners: owners, flights: make(chan struct{}, maxFlights), known: newKnown(), issued: newIssued()}
+	e.known.undone = func(r record) {
+		e.warn("mtls: a revocation was taken back by its source", "revocation", r.detail)
+	}
+	return e
 }
 
 // load fills the slot from the Store. A response that was got with a nonce is

@@ -3,6 +3,7 @@ package evidence_test
 import (
 	"context"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -185,4 +186,22 @@ func holdAndUnhold(w *world, r *rand.Rand, seed uint64) {
 		require.True(w.t, current(f))
 		synctest.Wait()
 	}
+}
+
+// Whoever takes a revocation back is reported, once: it may be a CA that loses
+// entries (CVE-2021-29653).
+func TestThreat56_TakenBackIsReported(t *testing.T) {
+	w := newWorld(t)
+	w.only([]string{crlURL}, nil)
+	q := w.leaf()
+	w.on("crl.test", says(w.crl(nil, q.Cert)))
+	require.Equal(t, evidence.Revoked, w.check(q).Status)
+	require.NotContains(t, w.logged(), "taken back")
+	w.advance(time.Minute)
+	w.goodCRL()
+	require.NoError(t, w.engine.Refresh(t.Context()))
+	for range 3 {
+		require.Equal(t, evidence.Good, w.check(q).Status)
+	}
+	require.Equal(t, 1, strings.Count(w.logged(), "taken back"))
 }

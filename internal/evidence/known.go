@@ -66,6 +66,9 @@ func sourceOf(k kind, urls []string) sourceID {
 // response from before its revocation.
 type known struct {
 	news atomic.Uint64
+	// undone is told of a revocation that its own source has taken back: a hold that
+	// has ended, or a CA that loses entries (CVE-2021-29653).
+	undone func(record)
 
 	mu    sync.RWMutex
 	certs *simplelru.LRU[CertKey, []record] // a slice is never changed
@@ -92,12 +95,23 @@ func (k *known) settle(key CertKey, said []view, keep bool) []record {
 	if !ok && !slices.ContainsFunc(said, func(v view) bool { return v.status == Revoked }) {
 		return nil
 	}
+	var undone []record
+	defer func() { // once the lock is free: it runs the caller's code
+		for _, r := range undone {
+			k.undone(r)
+		}
+	}()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	old, _ = k.certs.Peek(key)
 	merged := merge(old, said)
 	if len(merged) > 0 {
 		k.certs.Add(key, merged) // as the one used last
+	}
+	for _, r := range old {
+		if r.revoked && k.undone != nil && !slices.ContainsFunc(live(merged), func(m record) bool { return m.source == r.source }) {
+			undone = append(undone, r)
+		}
 	}
 	for _, r := range live(merged) {
 		if !slices.ContainsFunc(old, func(o record) bool { return o.revoked && o.source == r.source }) {
