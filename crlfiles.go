@@ -75,8 +75,8 @@ func (l crlInFile) concerns(rawIssuer []byte) bool {
 //
 // While a Guard runs it looks for changes. To change a file, write another one and
 // rename it. A file that is damaged or unreadable then makes Guard.Ready report
-// it, and the lists last read from it count until they lapse; one that is removed
-// counts no more.
+// it, and the lists last read from it count until they lapse. One that is removed
+// counts no more; the last list about a CA counts until it lapses.
 func LoadCRLs(paths ...string) (*CRLFiles, error) {
 	if len(paths) == 0 {
 		return nil, &ConfigError{Field: "LoadCRLs", Problem: "no files"}
