@@ -30,7 +30,7 @@ type ahead struct {
 	authority *authority
 }
 
-// known returns the queries for all that Roots name: the CA certificates below
+// knownQueries returns the queries for all that Roots name: the CA certificates below
 // anchors, and the sources of the operator's for what each CA issues.
 func (g *Guard) knownQueries(roots *rootsState, now time.Time) []ahead {
 	var list []ahead

@@ -41,7 +41,8 @@ type Revocation struct {
 	// SoftFail lists what mode SoftFail admits: ReasonRevocationUnknown, where
 	// nothing is known only because sources did not answer (the network failed,
 	// an HTTP error, OCSP's tryLater or internalError), and
-	// ReasonRevocationSourceMissing. An answer that came and cannot be used, such
+	// ReasonRevocationSourceMissing, where the certificate names none that can be
+	// used: none at all, LDAP only, more than 16, or unreadable ones. An answer that came and cannot be used, such
 	// as one that is stale, signed by somebody else or for another partition,
 	// denies all the same.
 	SoftFail []Reason

@@ -270,7 +270,6 @@ func (e *Engine) slots(f *finding, q Query, src sources, waited error, now time.
 		f.Deps = append(f.Deps, Dep{s.markOf(h)})
 		f.RetryAfter = max(f.RetryAfter, s.retryAfter(now, q.maxAge()))
 		if h == nil {
-			// Without a delta the list itself still says what it says.
 			if errors.Is(s.lastError(), errNothing) {
 				f.details = append(f.details, s.problem(nil))
 			} else {

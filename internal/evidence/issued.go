@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"crypto/sha256"
+	"slices"
 	"sync"
 	"weak"
 
@@ -91,7 +92,8 @@ func (e *Engine) elsewhere(f *finding, q Query, src sources) {
 			continue
 		}
 		if st.list.Delta() {
-			if v, ok := e.changes(it, q); ok && !amended(st, lists) {
+			superseded := slices.ContainsFunc(lists, func(l *statement) bool { return !l.list.Delta() && obsolete(it, item{memory, l}) })
+			if v, ok := e.changes(it, q); ok && !superseded {
 				f.overhear(v)
 			}
 			continue
@@ -114,14 +116,4 @@ func (f *finding) overhear(v view) {
 	said := f.said
 	f.consider(v)
 	f.said = said
-}
-
-// amended reports whether a list says all that a delta says.
-func amended(d *statement, lists []*statement) bool {
-	for _, st := range lists {
-		if !st.list.Delta() && st.list.SameScope(d.list) && st.list.Number != nil && d.list.Number != nil && st.list.Number.Cmp(d.list.Number) >= 0 {
-			return true
-		}
-	}
-	return false
 }

@@ -396,3 +396,31 @@ func TestOwnSourceWithListsForOthers(t *testing.T) {
 	require.Equal(t, evidence.Good, w.check(q).Status)
 	require.Zero(t, w.count("far.test"))
 }
+
+// A list whose signer the first to ask did not know is verified once somebody
+// brings the signer's certificate, although the source has not changed.
+func TestUnchangedSourceIsReadAgainForAnotherSigner(t *testing.T) {
+	d := newDeep(t)
+	d.only(nil, nil)
+	next := d.signer(d.middle, d.name(), testpki.Options{})
+	d.on("signer-crl.test", says(d.of(d.middle)))
+	q := d.leaf()
+	own, signed := d.list(7), d.of(next, entry(q.Cert, superseded))
+	s := &evidence.Source{ID: "own", Name: "own", Shared: true, Every: time.Minute}
+	s.Get = func(_ context.Context, _, issuer *x509.Certificate, have string) (evidence.Statements, error) {
+		if have == "1" {
+			return evidence.Statements{Version: have, Unchanged: true}, nil
+		}
+		if issuer.Equal(d.ca.Certificate) {
+			return evidence.Statements{CRLs: [][]byte{own, signed}, Version: "1"}, nil
+		}
+		return evidence.Statements{}, nil
+	}
+	q.Sources = []*evidence.Source{s}
+	require.Equal(t, evidence.Good, d.check(q).Status)
+	q.Candidates = []*x509.Certificate{next.Certificate}
+	d.advance(time.Minute)
+	d.engine.Prime(q)
+	d.engine.Await(t.Context(), q)
+	require.Equal(t, evidence.Revoked, d.check(q).Status)
+}

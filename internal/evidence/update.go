@@ -55,7 +55,7 @@ func (e *Engine) update(s *slot, force bool) (err error) {
 	// Whoever asks need not know the certificates of those who signed before.
 	if h := s.held.Load(); h != nil {
 		for _, st := range h.all() {
-			if st.signer != nil {
+			if st.signer != nil && !slices.ContainsFunc(q.Candidates, st.signer.Equal) {
 				q.Candidates = append(slices.Clip(q.Candidates), st.signer)
 			}
 		}
@@ -377,8 +377,9 @@ func (e *Engine) updateOwn(s *slot, q Query, force bool) error {
 			}
 		}
 	}
-	// What only time or another asker cures is looked at again.
-	if slices.ContainsFunc(failed, func(err error) bool { return errors.Is(err, crl.ErrFuture) || errors.Is(err, errNoSigner) }) {
+	// What time or another asker may cure is looked at again, though the source be
+	// unchanged: a list of the future, or one whose signer is not known yet.
+	if slices.ContainsFunc(failed, func(err error) bool { return !errors.Is(err, crl.ErrExpired) && !errors.Is(err, errRollback) }) {
 		h.version = ""
 	}
 	if len(h.said) > 0 {
