@@ -35,23 +35,34 @@ func parseEntries(contents cryptobyte.String, o entryOptions) (*index, error) {
 		x.groups, x.issuers, x.names = map[string]uint16{string(o.issuer): 0, same: 0}, 1, len(o.issuer)+len(same)
 	}
 	b := newIndexBuilder(x, len(contents), o.delta)
-	r := entryReader{entryOptions: o, index: x}
-	var buf [groupLen + maxSerialLen]byte
-	for !contents.Empty() {
-		number, head, size := commonEntry(contents)
-		if size == 0 || o.v1 && head.reason() != noReason {
-			var err error
-			rest := contents
-			if number, head, err = r.read(&rest); err != nil {
-				return nil, fmt.Errorf("entry %d: %w", x.count, err)
-			}
-			size = len(contents) - len(rest)
-		}
-		b.add(x.key(buf[:], r.group, number), head)
-		contents = contents[size:]
+	runs, err := readPieces(b, contents, o)
+	if err != nil {
+		return nil, err
 	}
-	b.finish()
+	b.finish(runs)
 	return x, nil
+}
+
+// readRun adds the entries that begin at from or later and before to. It returns
+// where the next one begins.
+func readRun(out *run, contents []byte, from, to int, o entryOptions) (int, error) {
+	reader := entryReader{entryOptions: o, index: out.index}
+	var buf [groupLen + maxSerialLen]byte
+	for from < to {
+		rest := cryptobyte.String(contents[from:])
+		number, head, size := commonEntry(rest)
+		if size == 0 || o.v1 && head.reason() != noReason {
+			before := len(rest)
+			var err error
+			if number, head, err = reader.read(&rest); err != nil {
+				return 0, err
+			}
+			size = before - len(rest)
+		}
+		out.add(out.key(buf[:], reader.group, number), head)
+		from += size
+	}
+	return from, nil
 }
 
 // entryReader reads entries of whatever shape.

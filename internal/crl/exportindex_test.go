@@ -35,8 +35,8 @@ func (x Index) Size() int { return x.index.size() }
 // LargestBucket is how many octets a look-up reads at most.
 func (x Index) LargestBucket() int {
 	largest := 0
-	for i := range len(x.index.starts) - 1 {
-		bucket := x.index.data[x.index.starts[i]:x.index.starts[i+1]]
+	for i := range uint32(len(x.index.tables) << x.index.bits) {
+		bucket := x.index.bucket(i)
 		used := 0
 		for used < len(bucket) && bucket[used] != 0 {
 			used += recordHeader + x.index.prefix() + int(bucket[used])
@@ -48,7 +48,12 @@ func (x Index) LargestBucket() int {
 
 // SameLayout reports whether all records are in the same places.
 func (x Index) SameLayout(other Index) bool {
-	return string(x.index.data) == string(other.index.data)
+	for i, t := range x.index.tables {
+		if string(t.data) != string(other.index.tables[i].data) {
+			return false
+		}
+	}
+	return true
 }
 
 // ParsedEntry is an entry outside of an index.

@@ -10,22 +10,27 @@ import (
 	"time"
 )
 
-// index holds the entries of a list in a hash table of two allocations: 7 octets
+// index holds the entries of a list in a hash table of a few allocations: 7 octets
 // an entry besides its serial number, and a look-up reads one place of starts
 // and one of data. x509.RevocationList takes several hundred octets an entry.
-//
-// The buckets lie one after the other in data. Each is a row of records in the
-// order of the list, and then zeros if some were left out.
 type index struct {
 	seed   maphash.Seed // its own, so that whoever writes a list cannot aim at one bucket
-	starts []uint32     // of each bucket in data, and the end of the last; a power of two and one
-	data   []byte
-	count  int // entries of the list, repeated ones too
+	tables []table      // a power of two, so that each is made by itself
+	bits   int          // 1<<bits buckets a table
+	count  int          // entries of the list, repeated ones too
 
 	issuer  []byte            // the CRL issuer's Name
 	groups  map[string]uint16 // the certificate issuers of an indirect list by Name; nil: not indirect
 	issuers int               // how many groups there are: each Name is there as it is, and in the form for comparison
 	names   int               // octets of these Names
+}
+
+// table is a piece of an index. Its buckets lie one after the other in data. Each
+// is a row of records in the order of the list, and then zeros if some were left
+// out.
+type table struct {
+	starts []uint32 // of each bucket in data, and the end of the last
+	data   []byte
 }
 
 // A record is
@@ -83,8 +88,15 @@ func (x *index) prefix() int {
 	return groupLen
 }
 
-func (x *index) bucket(key []byte) uint32 {
-	return uint32(maphash.Bytes(x.seed, key)) & uint32(len(x.starts)-2)
+// place returns which bucket of all a key belongs to.
+func (x *index) place(key []byte) uint32 {
+	return uint32(maphash.Bytes(x.seed, key)) & uint32(len(x.tables)<<x.bits-1)
+}
+
+// bucket returns the records of a bucket.
+func (x *index) bucket(place uint32) []byte {
+	t, i := &x.tables[place>>x.bits], place&(1<<x.bits-1)
+	return t.data[t.starts[i]:t.starts[i+1]]
 }
 
 // groupOf returns the number of a certificate issuer of an indirect list.
@@ -144,8 +156,7 @@ func (x *index) find(rawIssuer []byte, serial *big.Int) (Entry, bool) {
 	var buf [groupLen + maxSerialLen + 1]byte
 	binary.BigEndian.PutUint16(buf[:], group)
 	key := buf[groupLen-x.prefix() : groupLen+putNumber(buf[groupLen:], serial)]
-	b := x.bucket(key)
-	r := x.search(x.data[x.starts[b]:x.starts[b+1]], key)
+	r := x.search(x.bucket(x.place(key)), key)
 	if r == nil {
 		return Entry{}, false
 	}
@@ -194,5 +205,9 @@ func (x *index) size() int {
 		return 0
 	}
 	const group = 64 // what a map takes for a string and a number, at most
-	return 4*cap(x.starts) + cap(x.data) + cap(x.issuer) + x.names + group*len(x.groups)
+	size := cap(x.issuer) + x.names + group*len(x.groups)
+	for _, t := range x.tables {
+		size += 4*cap(t.starts) + cap(t.data)
+	}
+	return size
 }

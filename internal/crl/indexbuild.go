@@ -2,6 +2,7 @@ package crl
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"iter"
 	"math/bits"
 )
@@ -13,11 +14,20 @@ import (
 // few enough to stay in the cache.
 type indexBuilder struct {
 	*index
-	parts  []part
+	parts  int  // of each table
+	unique bool // no two records may have one key
+}
+
+// run is a piece of the list, whose records are in the order of the list within
+// each part. Runs are filled side by side.
+type run struct {
+	*indexBuilder
+	parts  []part // of one table after the other
 	chunks []chunk
 	slab   []byte // for further chunks
-	total  int    // octets of records
-	unique bool   // no two records may have one key
+	count  int    // records
+	prefix int    // of the index
+	mask   uint32 // of the hash
 }
 
 // part is 1<<partBits buckets. Its records are in a chain of chunks.
@@ -33,9 +43,11 @@ type chunk struct {
 }
 
 const (
-	partBits = 10
-	chunkLen = 4096 // more than any record
-	slabLen  = 256 * chunkLen
+	partBits  = 12
+	tableBits = 2 // of a large list
+
+	chunkLen = 8192 // more than any record
+	slabLen  = 32 * chunkLen
 
 	// bucketFor is how many octets of DER share a bucket at least; twice as many
 	// at most. An entry takes about 38.
@@ -46,110 +58,139 @@ const (
 
 // newIndexBuilder makes the table for entries that take contents octets of DER.
 func newIndexBuilder(x *index, contents int, unique bool) *indexBuilder {
-	buckets := 1 << bits.Len(uint(contents/(2*bucketFor)))
-	x.starts = make([]uint32, buckets+1)
-	return &indexBuilder{
-		index:  x,
-		parts:  make([]part, max(1, buckets>>partBits)),
-		chunks: make([]chunk, 1),
-		unique: unique,
+	x.bits = bits.Len(uint(contents / (2 * bucketFor)))
+	tables := 1
+	if x.bits >= partBits+tableBits {
+		x.bits -= tableBits
+		tables <<= tableBits
+	}
+	x.tables = make([]table, tables)
+	return &indexBuilder{index: x, parts: max(1, 1<<x.bits>>partBits), unique: unique}
+}
+
+func (b *indexBuilder) newRun() *run {
+	return &run{
+		indexBuilder: b,
+		parts:        make([]part, len(b.tables)*b.parts),
+		chunks:       make([]chunk, 1),
+		prefix:       b.index.prefix(),
+		mask:         uint32(len(b.tables)<<b.bits - 1),
 	}
 }
 
-// add takes the next entry of the list. finish must follow the last one.
-func (b *indexBuilder) add(key []byte, h recordHead) {
-	bucket := b.bucket(key)
-	p := &b.parts[bucket>>partBits]
+// add takes the next entry of the piece.
+func (r *run) add(key []byte, h recordHead) {
+	place := uint32(maphash.Bytes(r.seed, key)) & r.mask
+	p := &r.parts[place>>partBits]
 	size := 2 + recordHeader + len(key)
 	if len(p.free) < size {
-		b.grow(p)
+		r.grow(p)
 	}
-	r := p.free[:size]
-	binary.LittleEndian.PutUint16(r, uint16(bucket&(1<<partBits-1)))
+	record := p.free[:size]
+	binary.LittleEndian.PutUint16(record, uint16(place&(1<<partBits-1)))
 	// An octet more than the header has, where the key comes.
-	binary.LittleEndian.PutUint64(r[2:], uint64(h)|uint64(len(key)-b.prefix()))
-	copy(r[2+recordHeader:], key)
+	binary.LittleEndian.PutUint64(record[2:], uint64(h)|uint64(len(key)-r.prefix))
+	if to := record[2+recordHeader:]; len(key) == 16 {
+		*(*[16]byte)(to) = [16]byte(key)
+	} else {
+		copy(to, key)
+	}
 	p.free = p.free[size:]
 	p.size += uint32(recordHeader + len(key))
-	b.total += recordHeader + len(key)
-	b.count++
+	r.count++
 }
 
 // grow gives the part another chunk.
-func (b *indexBuilder) grow(p *part) {
-	if len(b.slab) == 0 {
-		// Most lists need no more than a chunk or two.
-		b.slab = make([]byte, min(slabLen, chunkLen*len(b.chunks)))
+func (r *run) grow(p *part) {
+	if len(r.slab) == 0 {
+		// Most lists have one part and need no more than a chunk or two.
+		r.slab = make([]byte, min(slabLen, chunkLen*max(len(r.chunks), len(r.parts))))
 	}
-	next := uint32(len(b.chunks))
-	b.chunks = append(b.chunks, chunk{data: b.slab[:chunkLen]})
-	p.free, b.slab = b.slab[:chunkLen], b.slab[chunkLen:]
+	next := uint32(len(r.chunks))
+	r.chunks = append(r.chunks, chunk{data: r.slab[:chunkLen]})
+	p.free, r.slab = r.slab[:chunkLen], r.slab[chunkLen:]
 	if p.first == 0 {
 		p.first = next
 	} else {
-		b.chunks[p.last].next = next
+		r.chunks[p.last].next = next
 	}
 	p.last = next
 }
 
-// finish moves all records to their buckets, of a large list side by side.
-func (b *indexBuilder) finish() {
-	// The total is less than the size of the DER, in which an entry takes more
-	// than its record, and so fits starts.
-	b.data = make([]byte, b.total)
-	begins, end := make([]uint32, len(b.parts)), uint32(0)
-	for i := range b.parts {
-		begins[i] = end
-		end += b.parts[i].size
-	}
-	b.starts[len(b.starts)-1] = end
-	const side = 2
-	if len(b.parts) < 16 {
-		b.place(begins, 0, len(b.parts))
-		return
+// finish moves all records to their buckets, of a large list side by side. The
+// runs are in the order of the list.
+func (b *indexBuilder) finish(runs []*run) {
+	for _, r := range runs {
+		b.count += r.count
 	}
 	var work []func()
-	for i := range side {
-		work = append(work, func() { b.place(begins, i*len(b.parts)/side, (i+1)*len(b.parts)/side) })
+	for i := range b.tables {
+		work = append(work, func() { b.tables[i] = b.fill(runs, i*b.parts) })
 	}
 	parallel(work...)
 }
 
-// place moves the records of some parts, each to its own piece of the table.
-func (b *indexBuilder) place(begins []uint32, from, to int) {
-	for i := from; i < to; i++ {
-		p, end := b.parts[i], begins[i]
-		starts := b.starts[i<<partBits : min((i+1)<<partBits, len(b.starts)-1)]
-		for bucket, r := range b.records(p) {
-			starts[bucket] += uint32(len(r))
+// fill makes the table of which the first part is given.
+func (b *indexBuilder) fill(runs []*run, first int) table {
+	// The total is less than the size of the DER, in which an entry takes more
+	// than its record, and so fits starts.
+	total := uint32(0)
+	for i := range b.parts {
+		for _, r := range runs {
+			total += r.parts[first+i].size
+		}
+	}
+	t := table{starts: make([]uint32, 1<<b.bits+1), data: make([]byte, total)}
+	end := uint32(0)
+	for i := range b.parts {
+		starts := t.starts[i<<partBits : min((i+1)<<partBits, 1<<b.bits)]
+		for _, r := range runs {
+			for bucket, record := range r.records(first + i) {
+				starts[bucket] += uint32(len(record))
+			}
 		}
 		var ends [1 << partBits]uint32 // so far
+		begin := end
 		for bucket, size := range starts {
 			starts[bucket], ends[bucket] = end, end
 			end += size
 		}
 		// It is clear, but now it is in the cache too, in half the time that the
 		// misses would take.
-		clear(b.data[begins[i]:end])
-		for bucket, r := range b.records(p) {
-			if !b.merge(b.data[starts[bucket]:ends[bucket]], r) {
-				ends[bucket] += uint32(copy(b.data[ends[bucket]:], r))
+		clear(t.data[begin:end])
+		for _, r := range runs {
+			for bucket, record := range r.records(first + i) {
+				if !b.merge(t.data[starts[bucket]:ends[bucket]], record) {
+					ends[bucket] += copyRecord(t.data[ends[bucket]:], record)
+				}
 			}
 		}
 	}
+	t.starts[1<<b.bits] = end
+	return t
 }
 
-// records are the records of a part in the order of the list, each with its
-// bucket in the part.
-func (b *indexBuilder) records(p part) iter.Seq2[uint16, []byte] {
+// copyRecord is copy for a record, which has 8 octets at least and seldom many more.
+func copyRecord(to, record []byte) uint32 {
+	last := len(record) - 8
+	to = to[:len(record)]
+	for i := 0; i < last; i += 8 {
+		binary.LittleEndian.PutUint64(to[i:], binary.LittleEndian.Uint64(record[i:]))
+	}
+	binary.LittleEndian.PutUint64(to[last:], binary.LittleEndian.Uint64(record[last:]))
+	return uint32(len(record))
+}
+
+// records are the run's records of a part, each with its bucket in the part.
+func (r *run) records(part int) iter.Seq2[uint16, []byte] {
 	return func(yield func(uint16, []byte) bool) {
-		for i := p.first; i != 0; i = b.chunks[i].next {
-			for r := b.chunks[i].data; len(r) > 2 && r[2] != 0; {
-				end := 2 + recordHeader + b.prefix() + int(r[2])
-				if !yield(binary.LittleEndian.Uint16(r), r[2:end]) {
+		for i := r.parts[part].first; i != 0; i = r.chunks[i].next {
+			for rest := r.chunks[i].data; len(rest) > 2 && rest[2] != 0; {
+				end := 2 + recordHeader + r.prefix + int(rest[2])
+				if !yield(binary.LittleEndian.Uint16(rest), rest[2:end]) {
 					return
 				}
-				r = r[end:]
+				rest = rest[end:]
 			}
 		}
 	}
