@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mtlsguard/mtls"
+	"github.com/mtlsguard/mtls/internal/testpki"
 	"github.com/mtlsguard/mtls/mtlstest"
 )
 
@@ -243,4 +244,73 @@ func TestNonceIsAskedFor(t *testing.T) {
 	env.Revocation.Fail(mtlstest.NoFault)
 	env.Clock.Advance(31 * time.Second)
 	require.Equal(t, "pass", w.says(t))
+}
+
+// TestAlternativesOfAPoint: of the URLs of one distribution point one that works is
+// enough, and only if none answers is the source silent.
+func TestAlternativesOfAPoint(t *testing.T) {
+	t.Parallel()
+	o := rvOwnEnv(t)
+	base := plainServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/list":
+			w.Write(o.ca.crl(t, nil))
+		case "/garbage":
+			w.Write([]byte("garbage"))
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	r := rvModes[3].r
+	r.AllowNetworks = mtlstest.Loopback()
+	for _, row := range []struct {
+		urls []string
+		want string
+	}{
+		{[]string{"/gone", "/missing"}, "tolerated"}, {[]string{"/gone", "/garbage"}, "revocation_unknown"}, {[]string{"/garbage", "/gone"}, "revocation_unknown"},
+		{[]string{"/gone", "/list"}, "pass"}, {[]string{"/garbage", "/list"}, "pass"},
+	} {
+		point, err := testpki.CRLDistributionPoints(testpki.Point{PointName: testpki.PointName{URIs: []string{base + row.urls[0], base + row.urls[1]}}})
+		require.NoError(t, err)
+		cert := o.ca.Issue(mtlstest.Leaf{Names: []string{"acme.example"}, Template: func(c *x509.Certificate) { c.ExtraExtensions = append(c.ExtraExtensions, point) }})
+		require.Equal(t, row.want, o.serve(t, r, cert).says(t), row.urls)
+	}
+}
+
+// TestCRLURLsInsideAnotherSource: a source of one's own may pick among others.
+func TestCRLURLsInsideAnotherSource(t *testing.T) {
+	t.Parallel()
+	env := rvOwnEnv(t)
+	cert, revoked := env.leaf(), env.leaf()
+	base := plainServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/list" {
+			w.Write(env.ca.crl(t, nil, revoked))
+			return
+		}
+		http.NotFound(w, r)
+	}))
+	for _, row := range []struct {
+		urls          []string
+		good, revoked string
+	}{
+		{[]string{"/list"}, "pass", "revoked"},
+		{[]string{"/gone", "/list"}, "pass", "revoked"},
+		{[]string{"/gone", "/missing"}, "revocation_unknown", "revocation_unknown"},
+	} {
+		var urls []string
+		for _, place := range row.urls {
+			urls = append(urls, base+place)
+		}
+		inside := mtls.CRLURLs(urls...)
+		r := mtls.Revocation{Sources: []mtls.RevocationSource{&picked{inside}}}
+		require.Equal(t, row.good, env.serve(t, r, cert).says(t), row.urls)
+		require.Equal(t, row.revoked, env.serve(t, r, revoked).says(t), row.urls)
+	}
+}
+
+// picked is a source of the caller's own.
+type picked struct{ from mtls.RevocationSource }
+
+func (p *picked) Evidence(ctx context.Context, cert, issuer *x509.Certificate) (mtls.Evidence, error) {
+	return p.from.Evidence(ctx, cert, issuer)
 }
