@@ -18,7 +18,7 @@ type revocationFinding struct {
 	proofs  []Proof
 	expires time.Time
 	deps    []evidence.Dep
-	known   []evidence.CertKey // of the certificates that were looked at
+	known   []evidence.Query // of the certificates that were looked at
 	retry   time.Duration
 	leaf    bool // the revoked certificate is the client's own
 	notes   []string
@@ -97,7 +97,9 @@ func (g *Guard) chainStatus(ctx context.Context, c candidate, settings []strictn
 			f.proofs = append(f.proofs, Proof(p))
 		}
 		f.deps = append(f.deps, one.Deps...)
-		f.known = append(f.known, evidence.KeyOf(q.Cert, q.Issuer))
+		asked := q.Query
+		asked.Staple = nil
+		f.known = append(f.known, asked)
 		f.retry = max(f.retry, one.RetryAfter)
 		earliest(&f.expires, one.Expires)
 		detail := one.Detail

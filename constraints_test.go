@@ -165,3 +165,18 @@ func TestNameConstraintsOfSeveralNames(t *testing.T) {
 		}
 	}
 }
+
+// TestNameConstraintsOfASelfIssuedLeaf: self-issued certificates are exempt between
+// CAs only (RFC 5280 section 6.1.4 (b)); a client that has its issuer's name is not.
+func TestNameConstraintsOfASelfIssuedLeaf(t *testing.T) {
+	t.Parallel()
+	namesake := func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: "Issuing CA"} }
+	constrain := func(c *x509.Certificate) {
+		namesake(c)
+		c.PermittedEmailAddresses = []string{"good.example"}
+	}
+	d := ncDecide(t, false, constrain, namesake, ncMail("x@good.example"))
+	require.Equal(t, mtls.Reason(""), d.Reason, d.Detail())
+	d = ncDecide(t, false, constrain, namesake, ncMail("x@sub.good.example"))
+	require.Equal(t, mtls.ReasonUntrustedIssuer, d.Reason, d.Detail())
+}

@@ -141,7 +141,7 @@ func TestOneSourceDownAndTheOtherGood(t *testing.T) {
 			env.Revocation.FailCRL(mtlstest.Down)
 		}
 		env.Clock.Advance(61 * time.Second) // past the backoff; DNS asks anew, so the request meets the source that is due
-		require.Eventually(t, func() bool { return ask(t, client, s.URL).Code == "revoked" }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return ask(t, client, s.URL).Code == "revoked" }, time.Minute, time.Millisecond)
 	}
 }
 
@@ -193,7 +193,7 @@ func TestStaple(t *testing.T) {
 		s := mtlstest.NewOptionalServer(t, g, g.Handler(hello))
 		require.Eventually(t, func() bool {
 			return ask(t, s.Client(cert, stapled(cert, der)), s.URL).Code == "revoked"
-		}, 10*time.Second, time.Millisecond, "no clock moves: the background fetch alone must bring it")
+		}, time.Minute, time.Millisecond, "no clock moves: the background fetch alone must bring it")
 	})
 	t.Run("a staple that says revoked", func(t *testing.T) {
 		t.Parallel()

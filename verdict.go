@@ -32,7 +32,7 @@ type verdict struct {
 	shadow   *policyState
 	denied   *denyState
 	chain    candidate // that was chosen
-	known    []evidence.CertKey
+	known    []evidence.Query
 	news     *heard
 	evidence []evidence.Dep
 	dns      []*dnscache.Result
@@ -46,7 +46,7 @@ type verdict struct {
 
 // heard counts the news that a verdict has been held against: revocations that
 // came to light by other certificates of a CA, in other connections.
-type heard struct{ keys, certificates atomic.Uint64 }
+type heard struct{ keys, certificates, lists atomic.Uint64 }
 
 // verdictSlot keeps the last verdict of a connection.
 type verdictSlot struct{ p atomic.Pointer[verdict] }
@@ -77,10 +77,16 @@ func (v *verdict) unchanged() bool {
 		v.news.keys.Store(news)
 	}
 	if news := g.evidence.News(); news != v.news.certificates.Load() {
-		if g.evidence.KnownRevoked(v.known...) {
+		if slices.ContainsFunc(v.known, func(q evidence.Query) bool { keys := q.Keys(); return g.evidence.KnownRevoked(keys[:]...) }) {
 			return false
 		}
 		v.news.certificates.Store(news)
+	}
+	if lists := g.evidence.Lists(); lists != v.news.lists.Load() {
+		if slices.ContainsFunc(v.known, g.evidence.Overheard) {
+			return false
+		}
+		v.news.lists.Store(lists)
 	}
 	for _, d := range v.evidence {
 		if !d.Current() {
@@ -194,6 +200,7 @@ func (g *Guard) decide(ctx context.Context, c *connInfo, raw [][]byte, staple []
 		}
 		v.news.keys.Store(g.compromised.news.Load())
 		v.news.certificates.Store(g.evidence.News())
+		v.news.lists.Store(g.evidence.Lists())
 		if g.shadow != nil {
 			v.shadow = g.shadow.state.Load()
 		}

@@ -74,3 +74,25 @@ func TestSilentSourcesOfOnePartnerHoldUpNobodyElse(t *testing.T) {
 	t.Cleanup(func() { l.Close() })
 	require.Equal(t, "a a a.example", pcSay(pcDecide(t, g, env.CA.Issue(pcNames("a.example")).Leaf())))
 }
+
+// A list that somebody else's request brought into memory, under another certificate
+// of the issuer, ends the verdicts of those it revokes.
+func TestListFetchedForAnotherChainEndsVerdicts(t *testing.T) {
+	t.Parallel()
+	env := mtlstest.NewEnv(t)
+	options := mtlstest.CAOptions{CommonName: "X", Key: pcKey(t), Now: env.Clock.Now}
+	x, cross := env.CA.Intermediate(options), env.CA.Intermediate(options)
+	env.Revocation.Serve(x)
+	cfg := env.Config(mtls.Rule{Name: "r", Domains: []string{"a.example", "b.example"}, Origin: mtls.NoOrigin()})
+	cfg.Revocation.LeafOnly = true
+	g := mtlstest.NewGuard(t, cfg)
+	of := func(name string) *mtlstest.Certificate {
+		return x.Issue(mtlstest.Leaf{Names: []string{name}, Sources: mtlstest.OnlyCRL})
+	}
+	c, other := of("a.example"), of("b.example")
+	require.Equal(t, "r r a.example", pcSay(pcDecide(t, g, c.Leaf(), cross.Certificate())))
+	env.Revocation.Revoke(c, 1)
+	require.Equal(t, "r r a.example", pcSay(pcDecide(t, g, c.Leaf(), cross.Certificate())), "nothing is known of it yet")
+	require.Equal(t, "r r b.example", pcSay(pcDecide(t, g, other.Leaf(), x.Certificate())))
+	require.Equal(t, "revoked r", pcSay(pcDecide(t, g, c.Leaf(), cross.Certificate())))
+}

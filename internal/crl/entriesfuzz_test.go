@@ -154,7 +154,7 @@ func transcribe(der []byte, o crl.EntryOptions) (map[string]crl.Entry, int, bool
 			}
 		}
 		key := issuer + "\x00serial\x00" + string(serial.Bytes())
-		if old, known := out[key]; !known || old.Reason == 8 && e.Reason != 8 {
+		if old, known := out[key]; !known || harm(e.Reason) > harm(old.Reason) {
 			out[key] = e
 		}
 	}

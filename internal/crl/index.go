@@ -47,6 +47,8 @@ const (
 	maxSerialLen  = 255 // RFC 5280 section 5.1.2.6 and 4.1.2.2: at most 20
 	noReason      = 0xff
 	removeFromCRL = 8
+
+	certificateHold = 6
 )
 
 // recordHead is the header of a record as a little-endian number.
@@ -122,6 +124,20 @@ func (x *index) groupOf(name []byte) (uint16, error) {
 	return group, nil
 }
 
+// harm orders what two entries of one key say: what can be undone is less than
+// what cannot.
+func harm(record []byte) int {
+	switch recordReason(record) {
+	case removeFromCRL:
+		return 0
+	case certificateHold:
+		return 1
+	}
+	return final
+}
+
+const final = 2
+
 // search returns the first record of a key in a bucket and what follows, or nil.
 func (x *index) search(bucket, key []byte) []byte {
 	for len(bucket) > 0 && bucket[0] != 0 {
@@ -159,6 +175,11 @@ func (x *index) find(rawIssuer []byte, serial *big.Int) (Entry, bool) {
 	r := x.search(x.bucket(x.place(key)), key)
 	if r == nil {
 		return Entry{}, false
+	}
+	for next := r; next != nil && harm(r) < final; { // a number may be there twice
+		if next = x.search(next[recordHeader+x.prefix()+int(next[0]):], key); next != nil && harm(next) > harm(r) {
+			r = next
+		}
 	}
 	h := recordHead(binary.LittleEndian.Uint64(r))
 	e := Entry{Date: h.date().time()}

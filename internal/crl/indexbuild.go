@@ -197,8 +197,7 @@ func (r *run) records(part int) iter.Seq2[uint16, []byte] {
 }
 
 // merge reports whether the bucket has a record of the same key already, and
-// sees to it that this says the worse of both: whatever revokes is worse than
-// removeFromCRL, and otherwise the first of the list counts. In a list without
+// sees to it that this says the worse of both, or what the first of them says. In a list without
 // removeFromCRL a second record, behind the first, does no harm until there are
 // so many that looking something up takes long.
 func (b *indexBuilder) merge(bucket, r []byte) bool {
@@ -209,7 +208,7 @@ func (b *indexBuilder) merge(bucket, r []byte) bool {
 	if known == nil {
 		return false
 	}
-	if recordReason(known) == removeFromCRL && recordReason(r) != removeFromCRL {
+	if harm(r) > harm(known) {
 		copy(known, r)
 	}
 	return true

@@ -102,14 +102,14 @@ func requireSameEntries(t *testing.T, der []byte, l *crl.List) {
 			}
 		}
 		// A negative number shares its place with the positive one of the same
-		// octets. The first of several entries counts, but for removeFromCRL.
+		// octets. The first of the worst of several entries counts.
 		serial := new(big.Int).Set(e.SerialNumber)
 		if serial.Sign() < 0 {
 			octets := new(big.Int).Not(serial).BitLen()/8 + 1
 			serial.Add(serial, new(big.Int).Lsh(big.NewInt(1), uint(8*octets)))
 		}
 		at := id{string(issuer), serial.String()}
-		if first, ok := counts[at]; !ok || first.ReasonCode == 8 && e.ReasonCode != 8 {
+		if first, ok := counts[at]; !ok || harm(e.ReasonCode) > harm(first.ReasonCode) {
 			counts[at] = e
 		}
 		_, ok := l.Lookup(&x509.Certificate{RawIssuer: issuer, SerialNumber: e.SerialNumber})

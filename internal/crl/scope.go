@@ -222,6 +222,9 @@ func totalNames(points []x509ext.DistributionPoint) int {
 	return n
 }
 
+// SignerKey is x509ext.KeyHash of the certificate that verified the list.
+func (l *List) SignerKey() [32]byte { return l.signerKey }
+
 // ScopeID identifies what successive lists replace each other in: it is a hash
 // of the issuer's name, the signer's key, the issuing distribution point and
 // whether the list is a delta. A list with an older number or thisUpdate than

@@ -81,6 +81,7 @@ func (e *Engine) load(s *slot, q Query) {
 	if !lapsed {
 		e.waitForVouchers(h, q)
 	}
+	e.record(s, q)
 }
 
 // save puts what the slot was filled from into the Store.

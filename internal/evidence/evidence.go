@@ -85,6 +85,16 @@ type Query struct {
 	vouchers int                 // how many of these there are already
 	doubts   []*x509.Certificate // whose status the answer decides
 	keep     bool                // what is found revoked goes on record
+	asks     *int                // how many more of those who signed may be looked at; nil: nobody counts yet
+}
+
+// counted is the query with a count of its own, unless it is part of another one.
+func (q Query) counted() Query {
+	if q.asks == nil {
+		asks := maxAsks
+		q.asks = &asks
+	}
+	return q
 }
 
 // maxAge is MaxAge where it counts: for a client's certificate.
@@ -341,6 +351,7 @@ func covers(st *statement, q Query) bool {
 // found before, under whichever certificate of the issuer, counts like one that a
 // slot holds.
 func (e *Engine) find(q Query, src sources, waited error) Finding {
+	q = q.counted()
 	now := e.now()
 	f := &finding{}
 	e.slots(f, q, src, waited, now)
@@ -361,7 +372,7 @@ func (e *Engine) find(q Query, src sources, waited error) Finding {
 		f.goods++
 		f.expire(f.reasonsExpires)
 	}
-	for _, r := range e.known.settle(KeyOf(q.Cert, q.Issuer), f.said, q.keep) {
+	for _, r := range e.known.settleBoth(q, f.said) {
 		f.Status = Revoked
 		f.Compromise = f.Compromise || r.compromise
 		if !slices.Contains(f.Proofs, r.proof) {

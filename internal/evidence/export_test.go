@@ -1,7 +1,6 @@
 package evidence
 
 import (
-	"crypto/sha256"
 	"strconv"
 	"time"
 
@@ -21,7 +20,7 @@ func OCSPKey(q Query, urls ...string) string {
 }
 func StapleKey(q Query) string { return slotKey(kindStaple, issuer(q), q, place{}) }
 
-func issuer(q Query) [32]byte { return sha256.Sum256(q.Issuer.RawTBSCertificate) }
+func issuer(q Query) [32]byte { return q.path() }
 
 // Quotas of one owner, and of all.
 const (
@@ -76,3 +75,12 @@ func (e *Engine) Record(key CertKey, url string, status Status, at time.Time) {
 
 // Records is how many revocations of a certificate are on record.
 func (e *Engine) Records(key CertKey) int { return len(e.known.settle(key, nil, false)) }
+
+// Candidates is how many certificates of possible signers a source of the query
+// keeps at most.
+func (e *Engine) Candidates(q Query) (n int) {
+	for _, s := range e.sources(q, false).slots {
+		n = max(n, len(s.asker().Candidates))
+	}
+	return n
+}

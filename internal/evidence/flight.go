@@ -109,11 +109,12 @@ func await(ctx context.Context, updates []wait) error {
 // startDue begins the updates that are due of a certificate's sources, and
 // returns those to wait for: of sources that have nothing usable to say now.
 func (e *Engine) startDue(q Query, src sources) []wait {
+	q = q.counted()
 	var waits []wait
 	now := e.now()
 	for _, s := range src.slots {
 		h := s.held.Load()
-		s.retryWith(q)
+		s.retryWith(q, now)
 		if !now.Before(s.dueAt(now, q.maxAge())) {
 			first := s.lastAsked().IsZero()
 			done := e.begin(s, q, false)

@@ -1,12 +1,16 @@
 package evidence
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"weak"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/mtlsguard/mtls/internal/x509ext"
 )
 
 // Bounds on the index of lists.
@@ -20,12 +24,22 @@ const (
 // client that presents another cross-certificate of its CA has empty ones, and what
 // others' slots say of it must count all the same.
 type issued struct {
+	news atomic.Uint64
+
 	mu      sync.RWMutex
-	issuers *simplelru.LRU[[32]byte, map[[32]byte]weak.Pointer[statement]]
+	issuers *simplelru.LRU[[32]byte, named]
+}
+
+// named are the lists of one issuer's name, by scope.
+type named map[[32]byte]indexed
+
+type indexed struct {
+	weak.Pointer[statement]
+	signer [32]byte
 }
 
 func newIssued() *issued {
-	issuers, err := simplelru.NewLRU[[32]byte, map[[32]byte]weak.Pointer[statement]](maxIssuers, nil)
+	issuers, err := simplelru.NewLRU[[32]byte, named](maxIssuers, nil)
 	if err != nil {
 		panic(err) // only for a size below one
 	}
@@ -36,29 +50,47 @@ func newIssued() *issued {
 func (x *issued) put(st *statement) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	issuer := sha256.Sum256(st.list.RawIssuer)
-	lists, ok := x.issuers.Get(issuer)
+	key := sha256.Sum256(st.list.RawIssuer)
+	n, ok := x.issuers.Get(key)
 	if !ok {
-		lists = map[[32]byte]weak.Pointer[statement]{}
-		x.issuers.Add(issuer, lists)
+		n = named{}
+		x.issuers.Add(key, n)
 	}
 	id := st.list.ScopeID()
-	if old := lists[id].Value(); old != nil && !st.supersedes(old) {
+	old := n[id].Value()
+	if old == st || old != nil && !st.supersedes(old) {
 		return
 	}
-	if len(lists) >= maxIssued {
-		for id, p := range lists {
-			if p.Value() == nil {
-				delete(lists, id)
-			}
-		}
+	if _, ok := n[id]; !ok && len(n) >= maxIssued {
+		n.makeRoom()
 	}
-	if _, ok := lists[id]; ok || len(lists) < maxIssued {
-		lists[id] = weak.Make(st)
+	n[id] = indexed{weak.Make(st), st.list.SignerKey()}
+	x.news.Add(1)
+}
+
+// makeRoom forgets what is not in memory any more, or else a list of the key that
+// has signed most: another CA of the name must not keep those of this one out.
+func (n named) makeRoom() {
+	count, most := map[[32]byte]int{}, 0
+	for id, p := range n {
+		if p.Value() == nil {
+			delete(n, id)
+			continue
+		}
+		count[p.signer]++
+		most = max(most, count[p.signer])
+	}
+	for id, p := range n {
+		if len(n) < maxIssued {
+			return
+		}
+		if count[p.signer] == most {
+			delete(n, id)
+		}
 	}
 }
 
-// of returns the lists of an issuer's name.
+// of returns the lists of a name.
 func (x *issued) of(rawName []byte) []*statement {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -70,6 +102,20 @@ func (x *issued) of(rawName []byte) []*statement {
 		}
 	}
 	return found
+}
+
+// listIssuers are the names of those whose lists may speak for the certificate.
+func (q *Query) listIssuers() [][]byte {
+	names := [][]byte{q.Issuer.RawSubject}
+	points, _ := x509ext.DistributionPoints(q.Cert)
+	for _, p := range points[:min(len(points), maxSources)] {
+		for _, name := range p.CRLIssuer[:min(len(p.CRLIssuer), maxSources)] {
+			if !slices.ContainsFunc(names, func(n []byte) bool { return bytes.Equal(n, name) }) && len(names) <= maxSources {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
 }
 
 // elsewhere considers the revocations that lists in memory name and the slots of a
@@ -85,7 +131,10 @@ func (e *Engine) elsewhere(f *finding, q Query, src sources) {
 		}
 	}
 	now := e.now()
-	lists := e.issued.of(q.Issuer.RawSubject)
+	var lists []*statement
+	for _, name := range q.listIssuers() {
+		lists = append(lists, e.issued.of(name)...)
+	}
 	for _, st := range lists {
 		it := item{memory, st}
 		if own[st] || !listed(it, q).revoked || !covers(st, q) || !q.trusts(st) {
@@ -108,6 +157,18 @@ func (e *Engine) elsewhere(f *finding, q Query, src sources) {
 			f.overhear(v)
 		}
 	}
+}
+
+// Lists counts the lists that came into memory. Who rests on a decision asks
+// Overheard once the number changes.
+func (e *Engine) Lists() uint64 { return e.issued.news.Load() }
+
+// Overheard reports whether a list in memory that the sources of a query do not
+// hold revokes the certificate. After a Check that says good it is false.
+func (e *Engine) Overheard(q Query) bool {
+	f := &finding{}
+	e.elsewhere(f, q, e.sources(q, false))
+	return f.Status == Revoked
 }
 
 // overhear considers a revocation as long as it is in memory: who said it has it

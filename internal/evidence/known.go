@@ -82,6 +82,27 @@ func newKnown() *known {
 	return &known{certs: certs}
 }
 
+// Keys name a certificate in a chain: whatever the chain, and, for what only those
+// above its issuer have certified, in this one. Another anchor, which has certified
+// the issuer once more, must not speak against it for all.
+func (q *Query) Keys() [2]CertKey {
+	key := KeyOf(q.Cert, q.Issuer)
+	h := sha256.New()
+	path := q.path()
+	writePart(h, key[:])
+	writePart(h, path[:])
+	return [2]CertKey{key, CertKey(h.Sum(nil))}
+}
+
+// settleBoth is settle for both keys of a certificate.
+func (k *known) settleBoth(q Query, said []view) []record {
+	without := func(foreign bool) []view {
+		return slices.DeleteFunc(slices.Clone(said), func(v view) bool { return v.status == Revoked && v.foreign == foreign })
+	}
+	keys := q.Keys()
+	return append(k.settle(keys[0], without(true), q.keep), k.settle(keys[1], without(false), q.keep)...)
+}
+
 // settle returns the revocations on record that what is said now does not undo.
 // With keep set it also records what is said now. Both happen at once, so that a
 // decision that ends well leaves no record that speaks against it.
@@ -146,8 +167,9 @@ func merge(old []record, said []view) []record {
 			}
 		case Good:
 			// A list that covers only some reasons says nothing of what one that
-			// covers others has said at the same place.
-			if i >= 0 && at.After(merged[i].at) && (v.reasons == x509ext.AllReasons || v.scope == merged[i].scope) {
+			// covers others has said at the same place; and whoever certifies the
+			// issuer once more could certify a signer of its name as well.
+			if i >= 0 && at.After(merged[i].at) && (v.reasons == x509ext.AllReasons && !v.delegated || v.scope == merged[i].scope) {
 				merged[i] = record{source: v.source, scope: v.scope, at: at}
 			}
 		}

@@ -17,6 +17,10 @@ import (
 // signed by a key whose certificate is good by a list that is signed by a third.
 const maxVouchers = 2
 
+// maxAsks bounds how many of them are looked at for one query: a place may have four
+// lists by as many signers, each with sixteen places of its own.
+const maxAsks = 32
+
 var (
 	errVersion1 = errors.New("CRL version 1, which cannot say what it covers; it must be allowed by name")
 	errNoSigner = errors.New("no certificate of the list's issuer is known under a CA of the chain")
@@ -27,7 +31,7 @@ var (
 // lists with another key than its certificates (RFC 5280 section 6.3.3 (f)), after
 // a change of keys for example, or leave them to a CRL issuer that the
 // certificate names.
-func (q *Query) verifyList(der []byte, now time.Time) (*statement, error) {
+func (e *Engine) verifyList(q *Query, der []byte, now time.Time) (*statement, error) {
 	p, err := crl.Peek(der)
 	if err != nil {
 		return nil, err
@@ -43,14 +47,36 @@ func (q *Query) verifyList(der []byte, now time.Time) (*statement, error) {
 		}
 		failed = err
 	}
+	var best *statement
 	for c, by := range q.signers(p, now) {
-		list, err := crl.ParseAndVerify(der, c)
-		if err == nil {
-			return &statement{list: list, signer: c, by: by}, nil
+		var list *crl.List
+		switch {
+		case best == nil:
+			var err error
+			if list, err = crl.ParseAndVerify(der, c); err != nil {
+				if failed == nil {
+					failed = err
+				}
+				continue
+			}
+		case c.KeyUsage&x509.KeyUsageCRLSign != 0 && best.list.SignedBy(c):
+			list = best.list
+		default:
+			continue
 		}
-		if failed == nil {
-			failed = err
+		st := &statement{list: list, signer: c, by: by}
+		f, _ := e.vouched(st, *q)
+		if f.Status == Good {
+			return st, nil
 		}
+		// Whoever sends another certificate of the key, a former one that was revoked
+		// for example, must not keep the list from all.
+		if best == nil || f.Status != Revoked {
+			best = st
+		}
+	}
+	if best != nil {
+		return best, nil
 	}
 	if failed == nil {
 		failed = fmt.Errorf("%w: issued by another name: %w", crl.ErrIssuer, errNoSigner)
@@ -64,11 +90,7 @@ func (q *Query) verifyList(der []byte, now time.Time) (*statement, error) {
 // it. One of the issuer's own name is certified by the issuer or by whoever
 // certified the issuer: any other CA of the chain could invent it.
 func (q *Query) signers(p crl.Preview, now time.Time) iter.Seq2[*x509.Certificate, *x509.Certificate] {
-	above := q.above()
-	certifiers := above
-	if bytes.Equal(p.RawIssuer, q.Issuer.RawSubject) {
-		certifiers = above[:min(len(above), 2)]
-	}
+	above, certifiers := q.above(), q.certifiers(p.RawIssuer)
 	return func(yield func(c, by *x509.Certificate) bool) {
 		for _, c := range slices.Concat(above[1:], q.Candidates) {
 			switch {
@@ -88,6 +110,15 @@ func (q *Query) signers(p crl.Preview, now time.Time) iter.Seq2[*x509.Certificat
 			}
 		}
 	}
+}
+
+// certifiers are the CAs of the chain that may certify who signs lists of a name.
+func (q *Query) certifiers(rawIssuer []byte) []*x509.Certificate {
+	above := q.above()
+	if bytes.Equal(rawIssuer, q.Issuer.RawSubject) {
+		return above[:min(len(above), 2)]
+	}
+	return above
 }
 
 func certifier(c *x509.Certificate, list []*x509.Certificate) *x509.Certificate {
@@ -118,6 +149,13 @@ func (q *Query) inChain(c *x509.Certificate) bool {
 	return slices.ContainsFunc(q.above(), c.Equal)
 }
 
+// standing is whether another key than the issuer's has signed a list, and whether
+// somebody else than the issuer has certified that.
+func (q *Query) standing(st *statement) (delegated, foreign bool) {
+	delegated = !st.list.SignedBy(q.Issuer)
+	return delegated, delegated && (st.by == nil || !sameKey(st.by, q.Issuer))
+}
+
 // voucher is the query for the certificate of whoever signed a statement in the
 // issuer's place, and false where it cannot be asked. Only lists are asked, so
 // that responders cannot vouch for each other, and none that is signed by a key
@@ -142,6 +180,11 @@ func (q *Query) voucher(st *statement) (Query, bool, error) {
 		return Query{}, false, errors.New("too many certificates stand behind it")
 	case q.inDoubt(cert):
 		return Query{}, false, errInDoubt
+	case q.asks != nil && *q.asks <= 0:
+		return Query{}, false, errors.New("too many certificates stand behind the lists")
+	}
+	if q.asks != nil {
+		*q.asks--
 	}
 	v := *q
 	v.Cert, v.Issuer, v.Above = cert, above[i], above[i+1:]

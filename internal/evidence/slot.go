@@ -55,12 +55,13 @@ type slot struct {
 	gone  atomic.Bool // evicted: nothing that happens to the source reaches this slot any more
 
 	mu       sync.Mutex
-	flight   *flight // the update that is under way
-	next     *flight // the one after it
-	query    *Query  // of the last caller: whom to ask for; nil in the slot of a staple, which is never asked for
-	crowded  bool    // there was no place for an update
-	err      error   // of the last attempt
-	failures int     // in a row
+	flight   *flight   // the update that is under way
+	next     *flight   // the one after it
+	query    *Query    // of the last caller: whom to ask for; nil in the slot of a staple, which is never asked for
+	crowded  bool      // there was no place for an update
+	err      error     // of the last attempt
+	failures int       // in a row
+	forgiven time.Time // when they were forgotten without a success
 	asked    time.Time
 	// validator is what the server said that the statement held is; confirmed
 	// is when it last said that it has no other.
@@ -87,7 +88,7 @@ const maxCandidates = 16
 // asks need not send the certificates of those who sign lists: those of earlier
 // askers stay, and new ones are a reason to try again what could not be verified.
 func (s *slot) setAsker(q Query) {
-	q.Staple, q.keep = nil, false
+	q.Staple, q.keep, q.asks = nil, false, nil
 	if s.query != nil {
 		candidates := slices.Clip(q.Candidates)
 		for _, c := range s.query.Candidates {
@@ -102,15 +103,18 @@ func (s *slot) setAsker(q Query) {
 
 // retryWith forgets failures if a query has certificates of possible signers that
 // were not there when they happened.
-func (s *slot) retryWith(q Query) {
+func (s *slot) retryWith(q Query, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if now.Before(s.forgiven.Add(time.Second)) {
+		return // whoever has others each time has it asked no more often
+	}
 	if s.failures == 0 || s.kind == kindOCSP || s.query == nil {
 		return
 	}
 	for _, c := range q.Candidates {
 		if !slices.ContainsFunc(s.query.Candidates, c.Equal) {
-			s.failures = 0
+			s.failures, s.forgiven = 0, now
 			return
 		}
 	}
@@ -147,7 +151,9 @@ func (s *slot) size() int {
 // whatever their URLs contain (Traefik's CVE-2026-71326 was such a collision).
 // It is a file name as well: the key under which a Store keeps the bytes.
 //
-// issuer is the hash of all that the issuer's certificate says. Of two for one
+// issuer is the hash of all that the certificates of the issuer and of those above
+// it say: what one of these certifies for a client that has it in its chain, the
+// signer of a list for example, is worth nothing to others. Of two for one
 // name and key, which anybody can make of a CA's, one may lack the right to sign
 // lists or have another key identifier, and every list of the CA would fail under
 // it. Its signature is left out: anybody can make (r, n-s) of an ECDSA signature
@@ -174,6 +180,15 @@ func slotKey(k kind, issuer [32]byte, q Query, p place) string {
 		writePart(h, n)
 	}
 	return k.String() + "-" + hex.EncodeToString(h.Sum(nil))
+}
+
+// path is the hash of what the CA certificates of the chain say.
+func (q *Query) path() [32]byte {
+	h := sha256.New()
+	for _, c := range q.above() {
+		writePart(h, c.RawTBSCertificate)
+	}
+	return [32]byte(h.Sum(nil))
 }
 
 // writePart writes a part of what is hashed, and its length before it.

@@ -2,7 +2,6 @@ package evidence
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"fmt"
@@ -102,7 +101,7 @@ func (f *finder) add(k kind, id place) {
 // where create is set.
 func (e *Engine) sources(q Query, create bool) sources {
 	src := sources{peek: !create}
-	f := &finder{&src, q, e.owner(q.Owner, create), sha256.Sum256(q.Issuer.RawTBSCertificate)}
+	f := &finder{&src, q, e.owner(q.Owner, create), q.path()}
 	for _, s := range q.Sources {
 		if q.Cert != nil || s.Shared {
 			f.add(kindOwn, place{source: s})

@@ -170,18 +170,20 @@ func (e *Engine) accept(s *slot, q Query, data []byte, nonce string) error {
 		return err
 	}
 	s.owner.trim(s)
-	// Its client may come with another certificate of its issuer next.
-	e.find(q.recorded(), sources{slots: []*slot{s}}, nil)
+	e.record(s, q)
 	if own && signer.Status == Good {
 		e.save(s, data)
 	}
 	return lapsed
 }
 
-// recorded is the query whose revocation goes on record.
-func (q Query) recorded() Query {
-	q.keep = true
-	return q
+// record puts on record what a slot says against the certificate: its client may
+// come with another certificate of its issuer next.
+func (e *Engine) record(s *slot, q Query) {
+	if q.Cert != nil {
+		q.keep = true
+		e.find(q, sources{slots: []*slot{s}}, nil)
+	}
 }
 
 // verify makes a statement of bytes, wherever they came from, if the issuer
@@ -192,7 +194,7 @@ func (q Query) recorded() Query {
 func (e *Engine) verify(s *slot, q Query, data []byte, nonce string) (st *statement, own bool, err error) {
 	now := e.now()
 	if s.kind.isList() {
-		if st, err = q.verifyList(data, now); err != nil {
+		if st, err = e.verifyList(&q, data, now); err != nil {
 			return nil, false, err
 		}
 		if st.list.Delta() != (s.kind == kindDelta) {
@@ -338,7 +340,7 @@ func (e *Engine) updateOwn(s *slot, q Query, force bool) error {
 	var failed []error
 	scopes := map[[32]byte]int{} // where in h.said: a folder may keep last year's lists
 	for _, der := range given.CRLs {
-		st, err := s.owner.interned(q, der, func() (*statement, error) { return q.verifyList(der, now) })
+		st, err := s.owner.interned(q, der, func() (*statement, error) { return e.verifyList(&q, der, now) })
 		if err == nil {
 			st, err = e.timely(s, q, st, now)
 		}
@@ -388,6 +390,7 @@ func (e *Engine) updateOwn(s *slot, q Query, force bool) error {
 		}
 		s.owner.trim(s)
 		e.waitForVouchers(h, q)
+		e.record(s, q)
 	} else if len(failed) == 0 {
 		return errNothing
 	}

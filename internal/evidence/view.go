@@ -24,6 +24,8 @@ type view struct {
 	scope      [32]byte // of a list
 	status     Status
 	reasons    x509ext.ReasonFlags // for which a list says good
+	delegated  bool                // a list that another key than the issuer's has signed
+	foreign    bool                // and that is not certified by the issuer's either
 	proof      Proof
 	detail     string // of a revocation
 	problem    string // why nothing usable is said
@@ -83,6 +85,7 @@ func (e *Engine) view(it item, deltas []item, q Query, now time.Time) view {
 			return view{problem: fmt.Sprintf("%s: %v", it.slot.name(), err)}
 		}
 		v.reasons, v.scope = reasons, it.list.ScopeID()
+		v.delegated, v.foreign = q.standing(it.statement)
 		expires, late, problem = it.checkTime(now, q.Grace)
 		says = listed(it, q)
 		if d, ok := newest(it, deltas); ok {
@@ -161,6 +164,7 @@ func (e *Engine) changes(it item, q Query) (view, bool) {
 		return view{}, false
 	}
 	v := view{source: it.source(), proof: it.proof(), deps: signer.Deps}
+	v.delegated, v.foreign = q.standing(it.statement)
 	v.revoke(it, says, it.until())
 	return v, true
 }
