@@ -167,6 +167,12 @@ func (s *pfStore) files(t *testing.T, prefix string) (list []string) {
 	return list
 }
 
+// holds waits until the Store, which is written in the background, has so many.
+func (s *pfStore) holds(t *testing.T, prefix string, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool { return len(s.files(t, prefix)) == n }, time.Minute, time.Millisecond, prefix)
+}
+
 // pfFilled is a Store after a first process.
 func pfFilled(t *testing.T) *pfStore {
 	t.Helper()
@@ -179,9 +185,9 @@ func pfFilled(t *testing.T) *pfStore {
 	require.Empty(t, fgReason(t, g, s.good))
 	require.Equal(t, "revoked", fgReason(t, g, s.revoked))
 	stop() // which stores the clients
-	require.Len(t, s.files(t, "crl-"), 1)
-	require.Len(t, s.files(t, "ocsp-"), 2)
-	require.Len(t, s.files(t, "recent-clients"), 1)
+	s.holds(t, "crl-", 1)
+	s.holds(t, "ocsp-", 2)
+	s.holds(t, "recent-clients", 1)
 	return s
 }
 
