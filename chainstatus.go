@@ -94,7 +94,7 @@ func (g *Guard) chainStatus(ctx context.Context, c candidate, settings []strictn
 		}
 		f.skipped = false
 		for _, p := range one.Proofs {
-			f.proofs = append(f.proofs, Proof(p))
+			f.proofs = append(f.proofs, Proof{Kind: p.Kind, Source: p.Source, Status: p.Status, From: p.From, Expires: p.Expires, Late: p.Late})
 		}
 		f.deps = append(f.deps, one.Deps...)
 		asked := q.Query

@@ -152,7 +152,7 @@ const (
 	OutcomePass                     // holds
 	OutcomeFail                     // does not hold
 	OutcomeSkipped                  // not asked for, by name (NoOrigin, NoRevocation)
-	OutcomeTolerated                // could not be determined, which the configuration accepts by name (Revocation.SoftFail)
+	OutcomeTolerated                // does not hold or could not be determined, which the configuration accepts by name (Revocation.SoftFail, Origin.ReportOnly)
 )
 
 // String returns "unknown", "pass", "fail", "skipped" or "tolerated".
@@ -187,7 +187,16 @@ type Proof struct {
 	Status  string    // "good", "revoked", "unknown", "match", "mismatch"
 	From    time.Time // thisUpdate, or when DNS answered; zero: none
 	Expires time.Time // when it lapses; zero: with the certificate
-	Late    bool      // it counts within Revocation.Grace, after its nextUpdate
+	// Late says that it counts although its time is over: within Revocation.Grace,
+	// or an address that matched before DNS failed.
+	Late bool
+
+	// Of "dns" only.
+	Type          string        // "A", "AAAA", "TXT" or "PTR"
+	Records       []string      // what was answered, quoted where it is text; at most 8
+	TTL           time.Duration // as DNS gave it
+	Authenticated bool          // the AD bit of a trusted resolver (RFC 4035 section 3.2.3)
+	Cached        bool          // known before the decision
 }
 
 // A Decision is what a Guard found out about one client, and why. It is a
@@ -218,13 +227,14 @@ type Decision struct {
 }
 
 // Tolerated reports whether the client is admitted although something could not
-// be determined (Revocation.SoftFail).
+// be determined (Revocation.SoftFail) or its origin is only reported
+// (Origin.ReportOnly).
 func (d *Decision) Tolerated() bool {
 	return slices.ContainsFunc(d.Steps, func(s Step) bool { return s.Outcome == OutcomeTolerated })
 }
 
 // Late reports whether the client is admitted on evidence past its nextUpdate
-// (Revocation.Grace).
+// (Revocation.Grace), or on an address that matched before DNS failed.
 func (d *Decision) Late() bool {
 	return slices.ContainsFunc(d.Steps, func(s Step) bool {
 		return slices.ContainsFunc(s.Proofs, func(p Proof) bool { return p.Late })
@@ -248,6 +258,9 @@ func (d *Decision) clone() *Decision {
 	c.Steps = append([]Step(nil), d.Steps...)
 	for i := range c.Steps {
 		c.Steps[i].Proofs = append([]Proof(nil), c.Steps[i].Proofs...)
+		for j, p := range c.Steps[i].Proofs {
+			c.Steps[i].Proofs[j].Records = slices.Clone(p.Records)
+		}
 	}
 	return &c
 }
@@ -258,6 +271,9 @@ func (d *Decision) add(s Step) {
 	s.Detail = printable(cut(s.Detail, 1024))
 	for i, p := range s.Proofs {
 		s.Proofs[i].Source = printable(cut(p.Source, 512))
+		for j, r := range p.Records {
+			p.Records[j] = printable(cut(r, 256))
+		}
 	}
 	d.Steps = append(d.Steps, s)
 }

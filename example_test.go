@@ -84,10 +84,10 @@ func ExampleNewPolicy_incorrect() {
 	fmt.Println(err)
 	// Output:
 	// mtls: Policy: rule "everybody": it would admit every client of every trusted CA; InsecureAnyClient says so by name
-	// mtls: Policy: rule "everybody": Origin: a rule without an exact domain has none to look up: state an Origin with Hosts or Prefixes, or NoOrigin()
+	// mtls: Policy: rule "everybody": Origin: a rule without an exact domain has none to look up: state an Origin with Hosts, Prefixes or ReverseSuffixes, or NoOrigin()
 	// mtls: Policy: rule "a URL": Domains[0]: "https://api.acme.example": not a domain for a rule: "https://api.acme.example" is not a domain name: a byte that host names do not have
 	// mtls: Policy: rule "half the country": Domains[0]: "*.co.uk": not a domain for a rule: a wildcard directly under a public suffix would admit strangers
-	// mtls: Policy: rule "a wildcard from nowhere": Origin: a rule without an exact domain has none to look up: state an Origin with Hosts or Prefixes, or NoOrigin()
+	// mtls: Policy: rule "a wildcard from nowhere": Origin: a rule without an exact domain has none to look up: state an Origin with Hosts, Prefixes or ReverseSuffixes, or NoOrigin()
 }
 
 // The whole server. Its fields may be changed before it starts.

@@ -95,12 +95,8 @@ func (g *Guard) examine(d *Decision, raw [][]byte, staple []byte) {
 		return
 	}
 	const needed = "neither Handler, Require nor Check of this Guard has been called, so the handshake must decide alone, and "
-	o := m.rule.origin
-	if o == nil {
-		o = g.origin
-	}
 	switch {
-	case !o.off:
+	case !g.originOf(m.rule).Off:
 		d.refuse(ReasonOriginUnknown, Step{Name: stepOrigin, Detail: needed + "it does not know the peer's address"})
 	case best.status != evidence.Good || best.soft: // nobody would learn that it is tolerated
 		d.refuse(ReasonRevocationUnknown, Step{Name: stepRevocation, Detail: needed + best.detail})

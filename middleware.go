@@ -23,6 +23,7 @@ type connKey struct{}
 // connInfo is what ConnContext captures of a connection.
 type connInfo struct {
 	peer, local netip.Addr // canonical; invalid where unknown
+	remote      string     // what the connection has instead of a peer's address
 	verdict     verdictSlot
 }
 
@@ -31,16 +32,23 @@ type connInfo struct {
 // http.Request.RemoteAddr nor any header is ever read for it, because other
 // middleware rewrites them. Without it every origin is unknown, and refused.
 func (g *Guard) ConnContext(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, newConnInfo(c.RemoteAddr(), c.LocalAddr()))
+	return context.WithValue(ctx, connKey{}, g.newConnInfo(c.RemoteAddr(), c.LocalAddr()))
 }
 
-func newConnInfo(remote, local net.Addr) *connInfo {
+func (g *Guard) newConnInfo(remote, local net.Addr) *connInfo {
 	info := &connInfo{}
+	var nat64 []netip.Prefix
+	if g != nil {
+		nat64 = g.nat64
+	}
 	if a, ok := ipaddr.FromNetAddr(remote); ok {
-		info.peer = a.Addr()
+		info.peer = ipaddr.FromNAT64(nat64, a.Addr())
+	}
+	if !info.peer.IsValid() && remote != nil {
+		info.remote = remote.String()
 	}
 	if a, ok := ipaddr.FromNetAddr(local); ok {
-		info.local = a.Addr()
+		info.local = ipaddr.FromNAT64(nat64, a.Addr())
 	}
 	return info
 }
@@ -103,7 +111,7 @@ func (g *Guard) Check(ctx context.Context, p Peer) (*Decision, error) {
 	if g.built() {
 		g.attached.Store(true)
 	}
-	v, d := g.evaluate(ctx, input{tls: &p.TLS, conn: newConnInfo(p.RemoteAddr, p.LocalAddr)})
+	v, d := g.evaluate(ctx, input{tls: &p.TLS, conn: g.newConnInfo(p.RemoteAddr, p.LocalAddr)})
 	switch {
 	case d == nil:
 		return v.decision.clone(), nil

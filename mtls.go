@@ -15,8 +15,9 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/mtlsguard/mtls/internal/dnscache"
-	"github.com/mtlsguard/mtls/internal/dnsclient"
 	"github.com/mtlsguard/mtls/internal/evidence"
+	"github.com/mtlsguard/mtls/internal/ipaddr"
+	"github.com/mtlsguard/mtls/internal/origin"
 )
 
 // Config says whom a Guard admits. New copies it; Roots and Policy are live
@@ -80,6 +81,10 @@ type Config struct {
 	// to one, matches no origin. A public address on which the server itself
 	// accepted the connection is always among them.
 	OwnNetworks []netip.Prefix
+	// NAT64 are prefixes of our own translators (RFC 6052): a peer under one of them
+	// is the IPv4 address that it holds, everywhere. They are never learnt from DNS
+	// (RFC 7050), which could declare any address translated.
+	NAT64 []netip.Prefix
 	// InsecureReportOnly decides and reports, and refuses nobody, not even clients
 	// without a certificate: with it, TLSConfig and Server leave a service open
 	// to everybody. FromContext yields nothing for a client that would have been
@@ -94,7 +99,7 @@ type Guard struct {
 	roots      *Roots
 	policy     *Policy
 	shadow     *Policy
-	origin     *origin
+	origin     *originSpec
 	revocation *Revocation
 	accounts   AccountMapper
 	verify     func(context.Context, *Identity) error
@@ -103,7 +108,7 @@ type Guard struct {
 	logger     *slog.Logger
 	limits     Limits
 	clock      func() time.Time
-	own        []netip.Prefix
+	own, nat64 []netip.Prefix
 	lifetime   time.Duration
 	reportOnly bool
 
@@ -114,7 +119,7 @@ type Guard struct {
 	evidence *evidence.Engine
 	dns      *dnscache.Cache
 	verdicts *lru.Cache[verdictKey, *verdict]
-	fresh    *lru.Cache[freshMatch, *dnscache.Result] // live answers that matched an origin
+	origins  *origin.Checker
 
 	compromised compromisedKeys
 
@@ -128,7 +133,7 @@ func New(cfg Config) (*Guard, error) {
 	g := &Guard{
 		roots: cfg.Roots, policy: cfg.Policy, shadow: cfg.Shadow, accounts: cfg.Accounts, verify: cfg.Verify,
 		deny: cfg.Deny, observe: cfg.Observe, logger: cfg.Logger, limits: cfg.Limits, clock: cfg.Now,
-		own: slices.Clone(cfg.OwnNetworks), lifetime: cfg.SessionLifetime, reportOnly: cfg.InsecureReportOnly, denied: cfg.Denied, recent: recentClients{store: cfg.Store},
+		own: slices.Clone(cfg.OwnNetworks), nat64: slices.Clone(cfg.NAT64), lifetime: cfg.SessionLifetime, reportOnly: cfg.InsecureReportOnly, denied: cfg.Denied, recent: recentClients{store: cfg.Store},
 	}
 	if g.logger == nil {
 		g.logger = slog.Default()
@@ -143,6 +148,11 @@ func New(cfg Config) (*Guard, error) {
 	for i, p := range cfg.OwnNetworks {
 		if !p.IsValid() {
 			failed.add(fmt.Sprintf("Config.OwnNetworks[%d]", i), p.String(), "not a prefix")
+		}
+	}
+	for i, p := range cfg.NAT64 {
+		if err := ipaddr.CheckNAT64(p); err != nil {
+			failed.add(fmt.Sprintf("Config.NAT64[%d]", i), p.String(), "%v", err)
 		}
 	}
 	var rootsNow *rootsState
@@ -197,19 +207,10 @@ func (g *Guard) assemble(cfg Config) error {
 	if resolver == nil {
 		resolver = NewResolver()
 	}
-	g.dns = dnscache.New(dnscache.Options{
-		Now: g.clock,
-		Lookup: func(ctx context.Context, name string, t dnsclient.Type) (dnsclient.Answer, error) {
-			a, err := resolver.Lookup(ctx, name, RecordType(t))
-			return dnsclient.Answer(a), err
-		},
-	})
+	g.newOrigins(resolver)
 	var err error
 	if g.verdicts, err = lru.New[verdictKey, *verdict](g.limits.Verdicts); err != nil {
 		return &ConfigError{Field: "Config.Limits.Verdicts", Problem: "unusable", Err: err}
-	}
-	if g.fresh, err = lru.New[freshMatch, *dnscache.Result](maxFreshMatches); err != nil {
-		return &ConfigError{Field: "Config", Problem: "unusable", Err: err}
 	}
 	return nil
 }
@@ -277,6 +278,7 @@ func (g *Guard) Run(ctx context.Context) error {
 			g.surviving(func() { g.prefetch(ctx) })
 		}
 		g.evidence.RefreshDue(ctx)
+		g.warmNames()
 		g.dns.RefreshDue(ctx)
 		g.recent.save(g.now(), false)
 		timer := time.NewTimer(g.pause())

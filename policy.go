@@ -175,8 +175,8 @@ func (p *policyState) hasRole(roles []string) bool {
 type rule struct {
 	Rule
 	order   int
-	domains []string // canonical
-	origin  *origin  // nil: the Guard's
+	domains []string    // canonical
+	origin  *originSpec // nil: the Guard's
 }
 
 // ruleIndex finds the rules that can match. A rule stands under its most
@@ -296,11 +296,14 @@ func compileRule(failed *problems, field string, r Rule, order int) *rule {
 		if err != nil {
 			*failed = append(*failed, err)
 		}
+		if r.Origin.Published && len(r.Domains) == 0 {
+			failed.add(field+": Origin.Published", "", "the rule names no domain that could publish anything")
+		}
 		c.origin = o
 	}
 	if len(r.Domains) == 0 || wildcard {
-		if c.origin == nil || !c.origin.stated() {
-			failed.add(field+": Origin", "", "a rule without an exact domain has none to look up: state an Origin with Hosts or Prefixes, or NoOrigin()")
+		if c.origin == nil || !c.origin.Stated() {
+			failed.add(field+": Origin", "", "a rule without an exact domain has none to look up: state an Origin with Hosts, Prefixes or ReverseSuffixes, or NoOrigin()")
 		}
 	}
 	return c

@@ -164,7 +164,7 @@ type bannedUse struct {
 	rule    string
 	pattern string
 	in      string   // a package; empty: all
-	except  []string // packages, or package/file.go (dnsmatch.go adapts a caller's *net.Resolver)
+	except  []string // packages, or package/file.go (resolver.go adapts a caller's *net.Resolver)
 	why     string
 }
 
@@ -173,9 +173,9 @@ var bannedUses = []bannedUse{
 		`net/http\.(Get|Post|PostForm|Head|NewRequest|NewRequestWithContext|DefaultClient|DefaultTransport|Transport)|\(\*?net/http\.(Client|Transport|RoundTripper)\)\..*`,
 		"", []string{"./internal/fetch"}, "it bounds size and time, and judges addresses"},
 	{"only internal/dnsclient asks DNS, and only it and internal/fetch open connections",
-		`net\.(Dial.*|Listen.*|Lookup.*|DefaultResolver|Resolver)|\(\*?net\.(Dialer|Resolver|ListenConfig)\)\..*|crypto/tls\.(Dial.*|Listen|NewListener)|` +
+		`net\.(Dial.*|Listen(|IP|TCP|UDP|Unix|Unixgram|Packet|MulticastUDP|Config)|Lookup.*|DefaultResolver|Resolver)|\(\*?net\.(Dialer|Resolver|ListenConfig)\)\..*|crypto/tls\.(Dial.*|Listen|NewListener)|` +
 			`github\.com/miekg/dns\.(Client|Dial.*|Exchange.*|Server|ListenAndServe.*)|\(\*github\.com/miekg/dns\.(Client|Server)\)\..*`,
-		"", []string{"./internal/fetch", "./internal/dnsclient", "./dnsmatch.go"}, "names and connections are bounded and judged there"},
+		"", []string{"./internal/fetch", "./internal/dnsclient", "./resolver.go"}, "names and connections are bounded and judged there"},
 	{"no certificate may serve any purpose (CVE-2025-22874)", `crypto/x509\.ExtKeyUsageAny`, "", nil, "it admits S/MIME and code-signing authorities"},
 	{"roots are never the system's (CVE-2026-27586)", `crypto/x509\.(SystemCertPool|SetFallbackRoots)`, "", nil, "who is trusted is said explicitly"},
 	{"what a header or RemoteAddr says of the client is not read",

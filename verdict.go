@@ -16,6 +16,7 @@ import (
 	"github.com/mtlsguard/mtls/internal/dnscache"
 	"github.com/mtlsguard/mtls/internal/evidence"
 	"github.com/mtlsguard/mtls/internal/identity"
+	"github.com/mtlsguard/mtls/internal/origin"
 )
 
 // maxVerdictAge bounds every verdict, whatever it rests on.
@@ -190,7 +191,7 @@ const maxTries = 8
 // decide takes a decision on one state of everything. It returns a verdict, or
 // the refused decision.
 func (g *Guard) decide(ctx context.Context, c *connInfo, raw [][]byte, staple []byte) (*verdict, *Decision) {
-	ctx, cancel := context.WithTimeoutCause(ctx, g.limits.Wait, errWait)
+	ctx, cancel := context.WithTimeoutCause(ctx, g.limits.Wait, origin.ErrWait)
 	defer cancel()
 	for range maxTries {
 		d := g.newDecision(c)
@@ -270,21 +271,9 @@ func (g *Guard) judge(ctx context.Context, v *verdict, c *connInfo, staple []byt
 
 	// From here on the network may be asked: the chain is valid, a rule matches
 	// and the key is proved.
-	o := g.checkOrigin(ctx, m, c)
-	step := Step{Name: stepOrigin, Outcome: o.outcome, Detail: o.detail, Proofs: o.proofs}
-	switch o.outcome {
-	case OutcomePass, OutcomeSkipped:
-		d.add(step)
-	case OutcomeFail:
-		d.refuse(ReasonOriginMismatch, step)
-		return
-	default:
-		d.refuse(ReasonOriginUnknown, step)
+	if !g.judgeOrigin(ctx, v, m, c) {
 		return
 	}
-	earliest(&v.expires, o.expires)
-	v.dns = o.deps
-
 	chosen, ok := g.judgeRevocation(ctx, v, p, all, m, staple)
 	if !ok {
 		return

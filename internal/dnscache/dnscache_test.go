@@ -428,21 +428,3 @@ func TestManyAtOnce(t *testing.T) {
 		require.LessOrEqual(t, s.mostAtOnce(), 4)
 	})
 }
-
-func TestLiveAnswerDoesNotAllocate(t *testing.T) {
-	c := dnscache.New(dnscache.Options{Lookup: new(dnsServer).lookup})
-	get(t, c)
-	ctx := t.Context()
-	require.Zero(t, testing.AllocsPerRun(100, func() { c.Get(ctx, name, dnsclient.A) }))
-}
-
-func BenchmarkGet(b *testing.B) {
-	s := &dnsServer{answer: positive(time.Hour, here)}
-	c := dnscache.New(dnscache.Options{Lookup: s.lookup})
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			c.Get(b.Context(), name, dnsclient.A)
-		}
-	})
-}

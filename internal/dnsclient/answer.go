@@ -3,23 +3,22 @@ package dnsclient
 import (
 	"errors"
 	"fmt"
-	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/miekg/dns"
 )
 
-const (
-	maxLinks = 8   // CNAME records from the question to the addresses
-	maxAddrs = 256 // address records of one answer
-)
+// maxLinks is how many CNAME records may lead from the question to the answer.
+const maxLinks = 8
 
 // readAnswer decides what a complete reply says about the question.
 func readAnswer(m *dns.Msg, q dns.Question) (Answer, error) {
 	if !definite(m.Rcode) {
 		return Answer{}, rcodeError(m)
+	}
+	if code, ok := extended(m, isStale); ok {
+		return Answer{}, fmt.Errorf("the server has only an old answer (extended error %d)", code)
 	}
 	target, links, ttl, err := followChain(m.Answer, q.Name)
 	if err != nil {
@@ -32,26 +31,21 @@ func readAnswer(m *dns.Msg, q dns.Question) (Answer, error) {
 	records := 0
 	for _, rr := range m.Answer {
 		h := rr.Header()
-		// An address of another name is not an address of this one, however it got
-		// into the reply.
+		// A record of another name is not one of this name, however it got into the
+		// reply.
 		if answer.NXDomain || h.Rrtype != q.Qtype || h.Class != dns.ClassINET || !strings.EqualFold(h.Name, target) {
 			continue
 		}
-		addr, ok := address(rr)
-		if !ok {
-			return Answer{}, errors.New("malformed address record")
+		if records++; records > maxRecords(q.Qtype) {
+			return Answer{}, fmt.Errorf("more than %d records", maxRecords(q.Qtype))
 		}
-		if records++; records > maxAddrs {
-			return Answer{}, fmt.Errorf("more than %d addresses", maxAddrs)
+		if !answer.add(rr) {
+			return Answer{}, fmt.Errorf("malformed %s record", Type(q.Qtype))
 		}
 		ttl = min(ttl, duration(h.Ttl))
-		if !addr.Is4In6() {
-			answer.Addrs = append(answer.Addrs, addr)
-		}
 	}
 	if records > 0 {
-		slices.SortFunc(answer.Addrs, netip.Addr.Compare)
-		answer.Addrs = slices.Compact(answer.Addrs)
+		answer.sort()
 		answer.TTL = ttl
 		return answer, nil
 	}
@@ -74,15 +68,32 @@ func rcodeError(m *dns.Msg) error {
 	if !ok {
 		name = fmt.Sprintf("response code %d", m.Rcode)
 	}
+	if code, ok := extended(m, isBogus); ok {
+		return fmt.Errorf("%s with extended error %d: %w", name, code, ErrBogus)
+	}
+	return errors.New(name)
+}
+
+// extended returns the first Extended DNS Error (RFC 8914) of a kind.
+func extended(m *dns.Msg, kind func(code uint16) bool) (uint16, bool) {
 	if opt := m.IsEdns0(); opt != nil {
 		for _, o := range opt.Option {
-			ede, ok := o.(*dns.EDNS0_EDE)
-			if ok && dns.ExtendedErrorCodeDNSBogus <= ede.InfoCode && ede.InfoCode <= dns.ExtendedErrorCodeNSECMissing {
-				return fmt.Errorf("%s with extended error %d: %w", name, ede.InfoCode, ErrBogus)
+			if ede, ok := o.(*dns.EDNS0_EDE); ok && kind(ede.InfoCode) {
+				return ede.InfoCode, true
 			}
 		}
 	}
-	return errors.New(name)
+	return 0, false
+}
+
+func isBogus(code uint16) bool {
+	return dns.ExtendedErrorCodeDNSBogus <= code && code <= dns.ExtendedErrorCodeNSECMissing
+}
+
+// isStale: the server could not ask and answers from what it has, for days if it
+// likes (RFC 8767). How long an address outlives its record is ours to say.
+func isStale(code uint16) bool {
+	return code == dns.ExtendedErrorCodeStaleAnswer || code == dns.ExtendedErrorCodeStaleNXDOMAINAnswer
 }
 
 // followChain returns the name in which the CNAME records that start at name
@@ -117,20 +128,6 @@ func followChain(rrs []dns.RR, name string) (target string, links int, ttl time.
 	}
 }
 
-// address returns the address of an A or AAAA record, unless it has none: the
-// library reads empty record data as such.
-func address(rr dns.RR) (netip.Addr, bool) {
-	switch rr := rr.(type) {
-	case *dns.A:
-		addr, ok := netip.AddrFromSlice(rr.A)
-		return addr.Unmap(), ok // the library may keep four bytes as sixteen
-	case *dns.AAAA:
-		addr, ok := netip.AddrFromSlice(rr.AAAA)
-		return addr, ok && addr.Is6()
-	}
-	return netip.Addr{}, false
-}
-
 // negativeTTL returns how long the absence of records at name may be kept, by
 // the SOA record of a zone that name is in (RFC 2308 section 5).
 func negativeTTL(authority []dns.RR, name string) (time.Duration, bool) {
@@ -143,7 +140,7 @@ func negativeTTL(authority []dns.RR, name string) (time.Duration, bool) {
 }
 
 // deniesWithoutSOA tells a denial from a server that knows nothing, in a
-// NOERROR reply without addresses and without an SOA record (RFC 2308 section
+// NOERROR reply without records and without an SOA record (RFC 2308 section
 // 2.2): name servers to ask instead are a referral, and a server that neither
 // recurses nor has authority for the name where the chain ends is lame.
 func deniesWithoutSOA(m *dns.Msg, links int) error {

@@ -116,7 +116,7 @@ func TestAnswers(t *testing.T) {
 				}
 				return out
 			}()}},
-		{name: "257 addresses are an error", reply: func(m *dns.Msg) { m.Answer = manyAddrs(257) }, failed: "more than 256 addresses"},
+		{name: "257 addresses are an error", reply: func(m *dns.Msg) { m.Answer = manyAddrs(257) }, failed: "more than 256 records"},
 		{name: "a TTL with the highest bit is zero", reply: func(m *dns.Msg) {
 			m.Answer = rrs(t, "p.example. 2147483648 A 192.0.2.1")
 		}, want: dnsclient.Answer{Addrs: addrs("192.0.2.1")}},
@@ -192,6 +192,29 @@ func TestAnswers(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, tt.want, got)
 		})
+	}
+}
+
+// An answer that a server has kept beyond its time (RFC 8767) is none, nor is such a
+// denial.
+func TestStaleAnswersOfTheServer(t *testing.T) {
+	for code := range uint16(31) {
+		stale := code == 3 || code == 19
+		for _, rcode := range []int{dns.RcodeSuccess, dns.RcodeNameError} {
+			s := serve(t, func(_ string, m, _ *dns.Msg) *dns.Msg {
+				m.Rcode = rcode
+				if rcode == dns.RcodeSuccess {
+					m.Answer = rrs(t, "p.example. 30 A 192.0.2.66")
+				}
+				m.SetEdns0(1232, false)
+				opt := m.IsEdns0()
+				opt.Option = append(opt.Option, &dns.EDNS0_EDE{InfoCode: code})
+				return m
+			})
+			_, err := client(s).Lookup(t.Context(), "p.example", dnsclient.A)
+			require.Equal(t, stale, err != nil, "code %d: %v", code, err)
+			require.NotErrorIs(t, err, dnsclient.ErrBogus)
+		}
 	}
 }
 

@@ -95,9 +95,14 @@ func rrs(t testing.TB, texts ...string) []dns.RR {
 func client(servers ...*fake) *dnsclient.Client {
 	o := dnsclient.Options{Timeout: 2 * time.Second, Attempts: 1}
 	for _, s := range servers {
-		o.Servers = append(o.Servers, s.addr)
+		o.Servers = append(o.Servers, dnsclient.Server{Addr: s.addr})
 	}
 	return dnsclient.New(o)
+}
+
+// at is a server that is asked without TLS.
+func at(addrPort string) dnsclient.Server {
+	return dnsclient.Server{Addr: netip.MustParseAddrPort(addrPort)}
 }
 
 func addrs(texts ...string) []netip.Addr {
@@ -113,7 +118,7 @@ func addrs(texts ...string) []netip.Addr {
 func TestSilenceIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := dnsclient.Options{
-			Servers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53"), netip.MustParseAddrPort("192.0.2.54:53")},
+			Servers: []dnsclient.Server{at("192.0.2.53:53"), at("192.0.2.54:53")},
 			Dial: func(context.Context, string, string) (net.Conn, error) {
 				here, there := net.Pipe()
 				go io.Copy(io.Discard, there)
@@ -150,7 +155,7 @@ func TestNames(t *testing.T) {
 		require.ErrorAs(t, err, &e, "%q", name)
 		require.Less(t, len(err.Error()), 800)
 	}
-	_, err := client(s).Lookup(t.Context(), "p.example", dnsclient.Type(dns.TypeTXT))
+	_, err := client(s).Lookup(t.Context(), "p.example", dnsclient.Type(dns.TypeMX))
 	require.ErrorContains(t, err, "not supported")
 	require.Empty(t, s.queries())
 	longest := strings.Repeat("a.", 126) + "b"
@@ -181,7 +186,7 @@ func TestServers(t *testing.T) {
 		require.Len(t, first.queries(), 1)
 	})
 	t.Run("the second is asked when the first is silent", func(t *testing.T) {
-		c := dnsclient.New(dnsclient.Options{Servers: []netip.AddrPort{serve(t, silent).addr, serve(t, good).addr}, Timeout: 20 * time.Millisecond})
+		c := dnsclient.New(dnsclient.Options{Servers: []dnsclient.Server{{Addr: serve(t, silent).addr}, {Addr: serve(t, good).addr}}, Timeout: 20 * time.Millisecond})
 		_, err := c.Lookup(t.Context(), "p.example", dnsclient.A)
 		require.NoError(t, err)
 	})
@@ -201,7 +206,7 @@ func TestServers(t *testing.T) {
 		var o dnsclient.Options
 		for range 4 {
 			fakes = append(fakes, serve(t, refuse))
-			o.Servers = append(o.Servers, fakes[len(fakes)-1].addr)
+			o.Servers = append(o.Servers, dnsclient.Server{Addr: fakes[len(fakes)-1].addr})
 		}
 		_, err := dnsclient.New(o).Lookup(t.Context(), "p.example", dnsclient.A)
 		var e *dnsclient.Error
@@ -213,7 +218,7 @@ func TestServers(t *testing.T) {
 	})
 	t.Run("silence is an error after the timeout", func(t *testing.T) {
 		s := serve(t, silent)
-		_, err := dnsclient.New(dnsclient.Options{Servers: []netip.AddrPort{s.addr}, Timeout: 10 * time.Millisecond}).Lookup(t.Context(), "p.example", dnsclient.A)
+		_, err := dnsclient.New(dnsclient.Options{Servers: []dnsclient.Server{{Addr: s.addr}}, Timeout: 10 * time.Millisecond}).Lookup(t.Context(), "p.example", dnsclient.A)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Len(t, s.queries(), 2)
 	})
@@ -229,14 +234,14 @@ func TestServers(t *testing.T) {
 			dials++
 			return net.Dial(network, addr)
 		}
-		_, err := dnsclient.New(dnsclient.Options{Servers: []netip.AddrPort{s.addr, s.addr}, Timeout: time.Minute, Dial: dial}).Lookup(ctx, "p.example", dnsclient.A)
+		_, err := dnsclient.New(dnsclient.Options{Servers: []dnsclient.Server{{Addr: s.addr}, {Addr: s.addr}}, Timeout: time.Minute, Dial: dial}).Lookup(ctx, "p.example", dnsclient.A)
 		require.ErrorIs(t, err, cause)
 		require.Len(t, s.queries(), 1)
 		require.Equal(t, 1, dials)
 	})
 	t.Run("a closed port is an error", func(t *testing.T) {
 		refused := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("connection refused") }
-		_, err := dnsclient.New(dnsclient.Options{Servers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")}, Dial: refused}).Lookup(t.Context(), "p.example", dnsclient.A)
+		_, err := dnsclient.New(dnsclient.Options{Servers: []dnsclient.Server{at("192.0.2.53:53")}, Dial: refused}).Lookup(t.Context(), "p.example", dnsclient.A)
 		require.ErrorContains(t, err, "connection refused")
 		require.ErrorContains(t, err, "192.0.2.53:53")
 	})

@@ -3,6 +3,7 @@ package dnsclient
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -18,17 +19,30 @@ import (
 // fragments, whose later parts an attacker can forge without knowing the id.
 const payload = 1232
 
+// paddedBlock is the number of which the length of a padded query is a multiple
+// (RFC 8467 section 4.1).
+const paddedBlock = 128
+
 // errAlien says that a message is not the reply to our query.
 var errAlien = errors.New("not a reply to this query")
 
+// transport is how a query travels.
+type transport string
+
+const (
+	overUDP transport = "UDP"
+	overTCP transport = "TCP"
+	overTLS transport = "TLS" // RFC 7858
+)
+
 // exchange sends one query on a connection of its own and returns the reply,
-// which answers exactly that question. Of a truncated reply over UDP only the
-// header and the question are valid.
-func (c *Client) exchange(ctx context.Context, network, addr string, q dns.Question) (*dns.Msg, error) {
+// which answers exactly that question. Of a truncated reply only the header and
+// the question are valid.
+func (c *Client) exchange(ctx context.Context, t transport, s server, q dns.Question) (*dns.Msg, error) {
 	parent := ctx
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	reply, err := c.exchangeUntil(ctx, network, addr, q)
+	reply, err := c.exchangeUntil(ctx, t, s, q)
 	if err == nil {
 		return reply, nil
 	}
@@ -37,17 +51,21 @@ func (c *Client) exchange(ctx context.Context, network, addr string, q dns.Quest
 		return nil, context.Cause(parent)
 	}
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("no reply over %s within %v: %w", network, c.timeout, context.DeadlineExceeded)
+		return nil, fmt.Errorf("no reply over %s within %v: %w", t, c.timeout, context.DeadlineExceeded)
 	}
 	return nil, err
 }
 
-func (c *Client) exchangeUntil(ctx context.Context, network, addr string, q dns.Question) (*dns.Msg, error) {
-	query, err := packQuery(q)
+func (c *Client) exchangeUntil(ctx context.Context, t transport, s server, q dns.Question) (*dns.Msg, error) {
+	query, err := packQuery(q, t == overTLS)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := c.dial(ctx, network, addr)
+	network := "tcp"
+	if t == overUDP {
+		network = "udp"
+	}
+	conn, err := c.dial(ctx, network, s.addr)
 	if err != nil {
 		return nil, err
 	}
@@ -55,16 +73,19 @@ func (c *Client) exchangeUntil(ctx context.Context, network, addr string, q dns.
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	id := binary.BigEndian.Uint16(query)
-	if network == "tcp" {
-		return overStream(conn, query, id, q)
+	switch t {
+	case overUDP:
+		return datagrams(conn, query, id, q)
+	case overTLS:
+		return secureStream(ctx, tls.Client(conn, s.tls), query, id, q)
 	}
-	return overDatagrams(conn, query, id, q)
+	return stream(conn, query, id, q)
 }
 
 // packQuery makes a query with a random id (RFC 5452 section 9.2) that asks for
 // recursion, and for the AD bit without the DNSSEC records (RFC 6840 section
-// 5.7).
-func packQuery(q dns.Question) ([]byte, error) {
+// 5.7). Padded, its length does not tell the name to who sees the bytes of TLS.
+func packQuery(q dns.Question, padded bool) ([]byte, error) {
 	var id [2]byte
 	rand.Read(id[:])
 	m := dns.Msg{Question: []dns.Question{q}}
@@ -72,13 +93,19 @@ func packQuery(q dns.Question) ([]byte, error) {
 	m.RecursionDesired = true
 	m.AuthenticatedData = true
 	m.SetEdns0(payload, false)
+	if padded {
+		padding := new(dns.EDNS0_PADDING)
+		opt := m.IsEdns0()
+		opt.Option = append(opt.Option, padding) // counts with its header (RFC 7830 section 3)
+		padding.Padding = make([]byte, (paddedBlock-m.Len()%paddedBlock)%paddedBlock)
+	}
 	return m.Pack()
 }
 
-// overDatagrams waits for the reply among whatever arrives: what does not
+// datagrams waits for the reply among whatever arrives: what does not
 // belong to the query is ignored, so that a guess costs the guesser a port and
 // an id (RFC 5452 section 9.1).
-func overDatagrams(conn net.Conn, query []byte, id uint16, q dns.Question) (*dns.Msg, error) {
+func datagrams(conn net.Conn, query []byte, id uint16, q dns.Question) (*dns.Msg, error) {
 	if _, err := conn.Write(query); err != nil {
 		return nil, err
 	}
@@ -94,9 +121,9 @@ func overDatagrams(conn net.Conn, query []byte, id uint16, q dns.Question) (*dns
 	}
 }
 
-// overStream exchanges messages with a length before them (RFC 1035 section
-// 4.2.2).
-func overStream(conn net.Conn, query []byte, id uint16, q dns.Question) (*dns.Msg, error) {
+// stream exchanges messages with a length before them (RFC 1035 section 4.2.2,
+// RFC 7858 section 3.3).
+func stream(conn net.Conn, query []byte, id uint16, q dns.Question) (*dns.Msg, error) {
 	framed := binary.BigEndian.AppendUint16(nil, uint16(len(query)))
 	if _, err := conn.Write(append(framed, query...)); err != nil {
 		return nil, err
@@ -110,6 +137,17 @@ func overStream(conn net.Conn, query []byte, id uint16, q dns.Question) (*dns.Ms
 		return nil, err
 	}
 	return parseReply(buf, id, q)
+}
+
+func secureStream(ctx context.Context, conn *tls.Conn, query []byte, id uint16, q dns.Question) (*dns.Msg, error) {
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, &handshakeError{err}
+	}
+	reply, err := stream(conn, query, id, q)
+	if err == nil {
+		conn.Close() // tells the server that this was all (RFC 8446 section 6.1)
+	}
+	return reply, err
 }
 
 // parseReply returns the message if it is the reply to the query with that id

@@ -69,7 +69,7 @@ func parseConfig(r io.Reader) ([]server, error) {
 		switch fields[0] {
 		case "nameserver":
 			addr, err := netip.ParseAddr(fields[1])
-			if err != nil || len(servers) == maxServers {
+			if err != nil || len(servers) == MaxServers {
 				continue
 			}
 			servers = append(servers, server{

@@ -46,9 +46,9 @@ func SpecialUse(a netip.Addr) bool {
 	a = Canonical(a)
 	switch {
 	case a.Is4():
-		return contains(special4Prefixes[:], a)
+		return contains(special4[a.As4()[0]], a)
 	case a.Is6():
-		return !globalUnicast6.Contains(a) || contains(special6Prefixes[:], a)
+		return !globalUnicast6.Contains(a) || contains(special6[a.As16()[0]], a)
 	}
 	return true
 }
@@ -56,14 +56,16 @@ func SpecialUse(a netip.Addr) bool {
 // Contains reports whether one of the prefixes holds a, both brought to canonical form: ::ffff:192.0.2.0/120 is 192.0.2.0/24. An invalid prefix or
 // address is in nothing. An IPv6 prefix that is wider than the IPv4-mapped range holds no IPv4 address.
 func Contains(prefixes []netip.Prefix, a netip.Addr) bool {
-	a = Canonical(a)
 	for _, p := range prefixes {
-		if canonicalPrefix(p).Contains(a) {
+		if Holds(p, a) {
 			return true
 		}
 	}
 	return false
 }
+
+// Holds is Contains for one prefix.
+func Holds(p netip.Prefix, a netip.Addr) bool { return canonicalPrefix(p).Contains(Canonical(a)) }
 
 func canonicalPrefix(p netip.Prefix) netip.Prefix {
 	if p.Addr().Is4In6() && p.Bits() >= 96 {

@@ -43,3 +43,20 @@ var special6Prefixes = [...]netip.Prefix{
 	netip.MustParsePrefix("fec0::/10"),      // site local, RFC 3879
 	netip.MustParsePrefix("ff00::/8"),       // multicast, RFC 4291
 }
+
+// special4 and special6 are the same by an address's first octet: every request
+// asks, and hardly any octet has one.
+var (
+	special4 = byFirstOctet(special4Prefixes[:])
+	special6 = byFirstOctet(special6Prefixes[:])
+)
+
+func byFirstOctet(list []netip.Prefix) (table [256][]netip.Prefix) {
+	for _, p := range list {
+		first := p.Addr().AsSlice()[0]
+		for i := range 1 << max(0, 8-p.Bits()) {
+			table[int(first)+i] = append(table[int(first)+i], p)
+		}
+	}
+	return table
+}

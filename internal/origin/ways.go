@@ -1,0 +1,274 @@
+package origin
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/net/publicsuffix"
+
+	"github.com/mtlsguard/mtls/internal/dnscache"
+	"github.com/mtlsguard/mtls/internal/dnsclient"
+	"github.com/mtlsguard/mtls/internal/dnsname"
+	"github.com/mtlsguard/mtls/internal/egress"
+	"github.com/mtlsguard/mtls/internal/ipaddr"
+)
+
+// Bounds of the lookup of an address.
+const maxReverse = 5 // names of it that are looked up
+
+// ways tries the ways that ask DNS, once.
+func (c *Checker) ways(ctx context.Context, q *Query, hosts []string, m mode, f *Finding) {
+	f.Outcome = Mismatch
+	if m != have {
+		f.asked, f.began = nil, c.now()
+	}
+	family := dnsclient.A
+	if q.Peer.Is6() {
+		family = dnsclient.AAAA
+	}
+	text, pointer := "", ""
+	if q.Spec.Published && q.Domain != "" {
+		text = egress.Name(q.Domain)
+	}
+	if len(q.Spec.Suffixes) > 0 {
+		pointer = dnsclient.ReverseName(q.Peer)
+	}
+	if q.Spec.Window > 0 {
+		for _, host := range hosts {
+			c.dns.Remember(host, family, q.Spec.Window)
+		}
+	}
+	if len(hosts) == 1 && text == "" && pointer == "" {
+		c.forward(ctx, q, f, lookup{hosts[0], family, c.lookup(ctx, m, hosts[0], family)})
+		return
+	}
+	list := make([]lookup, 0, len(hosts)+2)
+	for _, host := range hosts {
+		list = append(list, lookup{name: host, typ: family})
+	}
+	if text != "" {
+		list = append(list, lookup{name: text, typ: dnsclient.TXT})
+	}
+	if pointer != "" {
+		list = append(list, lookup{name: pointer, typ: dnsclient.PTR})
+	}
+	c.gather(ctx, m, list)
+	for _, l := range list {
+		matched := false
+		switch l.typ {
+		case dnsclient.TXT:
+			matched = c.published(ctx, q, f, m, l, family)
+		case dnsclient.PTR:
+			matched = c.reverse(ctx, q, f, m, l, family)
+		default:
+			matched = c.forward(ctx, q, f, l)
+		}
+		if matched {
+			return
+		}
+	}
+}
+
+// forward: the peer has an address of the host.
+func (c *Checker) forward(ctx context.Context, q *Query, f *Finding, l lookup) bool {
+	key := matchKey{q.Rule, Forward, l.name, q.Peer}
+	if !c.usable(q, l) {
+		return c.stale(ctx, q, f, key, l)
+	}
+	if holds(l.result, q.Peer) {
+		return c.match(q, f, key, answers{}.with(l))
+	}
+	if c.earlier(q, f, key, l) {
+		return true
+	}
+	f.say(l, Mismatch, "")
+	return false
+}
+
+// published: the domain's record has the peer's address, or a name that has it.
+func (c *Checker) published(ctx context.Context, q *Query, f *Finding, m mode, l lookup, family dnsclient.Type) bool {
+	key := matchKey{q.Rule, Published, l.name, q.Peer}
+	if !c.usable(q, l) {
+		return c.stale(ctx, q, f, key, l)
+	}
+	record, err := egress.Find(l.result.Answer.Texts)
+	switch {
+	case errors.Is(err, egress.ErrAbsent):
+		f.say(l, Mismatch, err.Error())
+		return false
+	case err != nil:
+		// What the domain says now is not known; what it said before is past.
+		f.say(l, Unknown, "an invalid record: "+err.Error())
+		return false
+	}
+	if ipaddr.Contains(record.Prefixes, q.Peer) {
+		return c.match(q, f, key, answers{}.with(l))
+	}
+	f.say(l, Mismatch, "")
+	return c.behind(ctx, q, f, m, key, l, record.Names, family)
+}
+
+// reverse: the peer's address has a name under one of the suffixes, which has this
+// address. Whoever holds an address may give it any name, so that the name proves
+// nothing until it points back.
+func (c *Checker) reverse(ctx context.Context, q *Query, f *Finding, m mode, l lookup, family dnsclient.Type) bool {
+	key := matchKey{q.Rule, Reverse, l.name, q.Peer}
+	if !c.usable(q, l) {
+		return c.stale(ctx, q, f, key, l)
+	}
+	var names []string
+	for _, name := range l.result.Answer.Names {
+		if len(names) < maxReverse && slices.ContainsFunc(q.Spec.Suffixes, func(suffix string) bool { return under(name, suffix) }) {
+			names = append(names, name)
+		}
+	}
+	f.say(l, Mismatch, "")
+	return c.behind(ctx, q, f, m, key, l, names, family)
+}
+
+// under reports whether a name lies under a suffix, whole labels, within one
+// owner's domain: parts of "example.cloud" that the public suffix list gives to
+// the provider's customers are not the provider's.
+func under(name, suffix string) bool {
+	if !dnsname.InSubtree(name, suffix) {
+		return false
+	}
+	public, _ := publicsuffix.PublicSuffix(name)
+	return len(public) < len(suffix)
+}
+
+// behind compares the peer with the addresses of names that the answer to first
+// names.
+func (c *Checker) behind(ctx context.Context, q *Query, f *Finding, m mode, key matchKey, first lookup, names []string, family dnsclient.Type) bool {
+	list := make([]lookup, len(names))
+	for i, name := range names {
+		list[i] = lookup{name: name, typ: family}
+	}
+	if len(list) > 0 {
+		c.gather(ctx, m, list)
+	}
+	for _, l := range list {
+		if !c.usable(q, l) {
+			if c.stale(ctx, q, f, key, l) {
+				return true
+			}
+			continue
+		}
+		if holds(l.result, q.Peer) {
+			return c.match(q, f, key, answers{}.with(first).with(l))
+		}
+		f.say(l, Mismatch, "")
+	}
+	return false
+}
+
+// holds reports whether an answer has the address.
+func holds(r *dnscache.Result, a netip.Addr) bool {
+	_, ok := slices.BinarySearchFunc(r.Answer.Addrs, a, netip.Addr.Compare)
+	return ok
+}
+
+// usable reports whether an answer says something to rely on.
+func (c *Checker) usable(q *Query, l lookup) bool {
+	return l.result.Err == nil && (!q.Spec.RequireDNSSEC || l.result.Answer.Authenticated)
+}
+
+const notAuthenticated = "the answer is not authenticated, which RequireDNSSEC demands: its zone must be signed, and the resolver must validate and be trusted (DNSServer.TrustAD)"
+
+// match notes that the peer matched, and on what.
+func (c *Checker) match(q *Query, f *Finding, key matchKey, deps answers) bool {
+	f.Outcome, f.Way, f.deps = Match, key.way, deps
+	f.Expires = deps.list[0].result.Expires
+	for _, l := range deps.all() {
+		if l.result.Expires.Before(f.Expires) {
+			f.Expires = l.result.Expires
+		}
+	}
+	slot := &c.noted[spread(q.Peer)]
+	if n := slot.Load(); n != nil && n.key.addr == q.Peer && n.deps == deps && n.key == key {
+		return true
+	}
+	c.fresh.Add(key, deps)
+	slot.Store(&note{key, deps})
+	return true
+}
+
+// note is a match that fresh holds.
+type note struct {
+	key  matchKey
+	deps answers
+}
+
+// spread is the place of an address in noted. Two that share one are only slower.
+func spread(a netip.Addr) uint64 {
+	b := a.As16()
+	const odd = 0x9e3779b97f4a7c15
+	return (binary.BigEndian.Uint64(b[:8]) ^ binary.BigEndian.Uint64(b[8:])) * odd >> 54
+}
+
+// stale is for an answer that is not usable. DNS may have failed, or has no place
+// for the question, or we have waited long enough: what matched before counts for a
+// while, of the same rule, name and address. A client that gives up must not turn
+// "don't know" into a match.
+func (c *Checker) stale(ctx context.Context, q *Query, f *Finding, key matchKey, l lookup) bool {
+	why := notAuthenticated
+	if r := l.result; r.Err != nil {
+		why = r.Err.Error()
+		failed := r.Failed() || errors.Is(r.Err, dnscache.ErrBusy) || errors.Is(context.Cause(ctx), ErrWait)
+		if old, ok := c.fresh.Get(key); ok && failed && c.stands(q, old) {
+			f.Outcome, f.Way, f.deps, f.Stale = Match, key.way, old, true
+			f.Expires = c.now().Add(staleTTL)
+			f.why = why
+			return true
+		}
+	}
+	f.say(l, Unknown, why)
+	return false
+}
+
+// stands reports whether earlier answers may be used in place of later ones: DNS has
+// said nothing else since (Superseded), nor anything that may be forged (Doubted).
+func (c *Checker) stands(q *Query, old answers) bool {
+	now := c.now()
+	for _, l := range old.all() {
+		r := l.result
+		if r.Superseded() || r.Doubted() || now.Sub(r.At) > staleAge || q.Spec.RequireDNSSEC && !r.Answer.Authenticated {
+			return false
+		}
+	}
+	return true
+}
+
+// earlier: the host had the address within Spec.Window.
+func (c *Checker) earlier(q *Query, f *Finding, key matchKey, l lookup) bool {
+	r, ok := c.dns.Seen(l.name, l.typ, q.Spec.Window, q.Peer)
+	if !ok || q.Spec.RequireDNSSEC && !r.Answer.Authenticated {
+		return false
+	}
+	f.Outcome, f.Way, f.deps, f.earlier = Match, key.way, answers{}.with(lookup{l.name, l.typ, r}), true
+	// The answer that counts now is asked for again when it lapses: one without any
+	// address ends the window.
+	f.Expires = r.Expires
+	if l.result.Expires.Before(f.Expires) {
+		f.Expires = l.result.Expires
+	}
+	return true
+}
+
+// say notes what did not match. The first answer that says nothing makes the
+// whole unknown.
+func (f *Finding) say(l lookup, o Outcome, text string) {
+	if o == Unknown {
+		f.Outcome = Unknown
+	}
+	f.asked = append(f.asked, asked{l, o, text})
+}
+
+type asked struct {
+	lookup
+	outcome Outcome
+	text    string // in place of what the answer has
+}
