@@ -1,6 +1,8 @@
 package origin_test
 
 import (
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -30,36 +32,43 @@ func long(a dnsclient.Answer) dnsclient.Answer {
 	return a
 }
 
-func forwardWarm(tb testing.TB) func() origin.Outcome {
-	return warm(tb, &origin.Spec{}, func(w *world) { w.set(domain, dnsclient.A, long(addrs("1.1.1.1", public, "9.9.9.9"))) })
-}
-
-// A request of a client that is known costs no memory.
-func TestWarmCheckAllocatesNothing(t *testing.T) {
-	check := forwardWarm(t)
-	require.Equal(t, match, check())
-	require.Zero(t, testing.AllocsPerRun(100, func() { check() }))
-	prefix := warm(t, &origin.Spec{Prefixes: prefixes("10.0.0.0/8", "93.184.0.0/16")}, func(*world) {})
-	require.Equal(t, match, prefix())
-	require.Zero(t, testing.AllocsPerRun(100, func() { prefix() }))
-}
-
-func BenchmarkWarmCheck(b *testing.B) {
-	for name, check := range map[string]func() origin.Outcome{
-		"forward": forwardWarm(b),
-		"prefix":  warm(b, &origin.Spec{Prefixes: prefixes("93.184.0.0/16")}, func(*world) {}),
-		"published": warm(b, &origin.Spec{Published: true}, func(w *world) {
-			w.set(text, dnsclient.TXT, long(texts("v=mtls1 ip4:93.184.216.0/28")))
-		}),
-		"hosts": warm(b, &origin.Spec{Hosts: []string{"a.example", "b.example"}}, func(w *world) {
+// warmWays are checks by each way.
+func warmWays(tb testing.TB) map[string]func() origin.Outcome {
+	pointer := dnsclient.ReverseName(addr(public))
+	return map[string]func() origin.Outcome{
+		"forward": warm(tb, &origin.Spec{}, func(w *world) { w.set(domain, dnsclient.A, long(addrs("1.1.1.1", public, "9.9.9.9"))) }),
+		"hosts": warm(tb, &origin.Spec{Hosts: []string{"a.example", "b.example"}}, func(w *world) {
 			w.set("a.example", dnsclient.A, long(addrs("1.1.1.1")))
 			w.set("b.example", dnsclient.A, long(addrs(public)))
 		}),
-	} {
+		"prefix":    warm(tb, &origin.Spec{Prefixes: prefixes("10.0.0.0/8", "93.184.0.0/16")}, func(*world) {}),
+		"published": warm(tb, &origin.Spec{Published: true}, func(w *world) { w.set(text, dnsclient.TXT, long(texts("v=mtls1 ip4:93.184.216.0/28"))) }),
+		"published name": warm(tb, &origin.Spec{Published: true}, func(w *world) {
+			w.set(text, dnsclient.TXT, long(texts("v=mtls1 a:out.example")))
+			w.set("out.example", dnsclient.A, long(addrs(public)))
+		}),
+		"reverse": warm(tb, &origin.Spec{Suffixes: []string{"pool.partner.example"}}, func(w *world) {
+			w.set(pointer, dnsclient.PTR, long(names("a.pool.partner.example")))
+			w.set("a.pool.partner.example", dnsclient.A, long(addrs(public)))
+		}),
+	}
+}
+
+// A check of a client that is known costs no memory, whichever way it comes.
+func TestWarmCheckAllocatesNothing(t *testing.T) {
+	for name, check := range warmWays(t) {
+		require.Equal(t, match, check(), name)
+		require.Zero(t, testing.AllocsPerRun(100, func() { check() }), name)
+	}
+}
+
+func BenchmarkWarmCheck(b *testing.B) {
+	ways := warmWays(b)
+	for _, name := range slices.Sorted(maps.Keys(ways)) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if check() != match {
+				if ways[name]() != match {
 					b.Fatal("no match")
 				}
 			}

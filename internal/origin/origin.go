@@ -140,7 +140,7 @@ type Checker struct {
 	now   func() time.Time
 	own   []netip.Prefix
 	fresh *lru.Cache[matchKey, answers] // answers that matched while they lived
-	noted [1024]atomic.Pointer[note]    // some of them, to be found quickly
+	noted [1024]atomic.Pointer[note]    // the last matches, to be found quickly
 }
 
 // matchKey identifies an origin that matched: only the same rule, name and address
@@ -197,6 +197,9 @@ func (c *Checker) Check(ctx context.Context, q Query) (f Finding) {
 	}
 	if !c.welcome(s, q.Peer) {
 		f.Outcome, f.why = Mismatch, "a special-use address: name its network in Origin.AllowNetworks or Origin.Prefixes if it is welcome"
+		return f
+	}
+	if c.again(&q, &f) {
 		return f
 	}
 	// One way that is known to match need not wait for the others.

@@ -1,6 +1,7 @@
 package origin_test
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -384,12 +385,43 @@ func TestMatchExpiresWithItsFirstAnswer(t *testing.T) {
 	}
 }
 
+// A match that is remembered is that of its own Spec, rule, domain, address and
+// answers.
+func TestRememberedMatchIsThatOfItsQuery(t *testing.T) {
+	w, spec := newWorld(), &origin.Spec{}
+	answer := addrs(public)
+	answer.TTL = 10 * time.Minute
+	w.set(domain, dnsclient.A, answer)
+	q := origin.Query{Spec: spec, Rule: "partner", Domain: domain, Peer: addr(public)}
+	check := func(change func(*origin.Query)) origin.Outcome {
+		require.Equal(t, match, w.check(t, spec, public).Outcome) // remembered
+		other := q
+		change(&other)
+		f := w.checker.Check(t.Context(), other)
+		return f.Outcome
+	}
+	require.Equal(t, match, check(func(*origin.Query) {}))
+	require.Equal(t, mismatch, check(func(q *origin.Query) { q.Spec = &origin.Spec{Published: true} }))
+	require.Equal(t, mismatch, check(func(q *origin.Query) { q.Domain = "other.example" }))
+	for i := range 5000 { // more than are remembered
+		peer := netip.AddrFrom4([4]byte{93, 184, byte(i >> 8), byte(i)})
+		if peer != q.Peer {
+			require.Equal(t, mismatch, check(func(q *origin.Query) { q.Peer = peer }), peer)
+		}
+	}
+	w.pass(11 * time.Second)
+	w.set(domain, dnsclient.A, addrs("1.1.1.1"))
+	require.Equal(t, match, w.check(t, spec, "1.1.1.1").Outcome, "asked again")
+	require.Equal(t, mismatch, w.check(t, spec, public).Outcome)
+}
+
 // Two rules that match by one answer both have it to fall back on.
 func TestStaleOfTwoRules(t *testing.T) {
 	w := newWorld()
 	w.set(domain, dnsclient.A, addrs(public))
+	spec := &origin.Spec{}
 	rule := func(name string) origin.Outcome {
-		f := w.checker.Check(t.Context(), origin.Query{Spec: &origin.Spec{}, Rule: name, Domain: domain, Peer: addr(public)})
+		f := w.checker.Check(t.Context(), origin.Query{Spec: spec, Rule: name, Domain: domain, Peer: addr(public)})
 		return f.Outcome
 	}
 	require.Equal(t, match, rule("a"))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"time"
 
 	"golang.org/x/net/publicsuffix"
 
@@ -187,25 +188,46 @@ func (c *Checker) match(q *Query, f *Finding, key matchKey, deps answers) bool {
 			f.Expires = l.result.Expires
 		}
 	}
-	slot := &c.noted[spread(q.Peer)]
-	if n := slot.Load(); n != nil && n.key.addr == q.Peer && n.deps == deps && n.key == key {
-		return true
-	}
 	c.fresh.Add(key, deps)
-	slot.Store(&note{key, deps})
+	c.noted[spread(q.Peer)].Store(&note{q.Spec, q.Domain, key, deps, f.Expires})
 	return true
 }
 
-// note is a match that fresh holds.
+// note is a match, and all that it depends on.
 type note struct {
-	key  matchKey
-	deps answers
+	spec    *Spec
+	domain  string
+	key     matchKey
+	deps    answers
+	expires time.Time
+}
+
+// again finds a match of the same query that rests on answers that are still those
+// in memory.
+func (c *Checker) again(q *Query, f *Finding) bool {
+	n := c.noted[spread(q.Peer)].Load()
+	if n == nil || n.spec != q.Spec || n.key.addr != q.Peer || n.domain != q.Domain || n.key.rule != q.Rule {
+		return false
+	}
+	now := c.now()
+	for i := range n.deps.n {
+		l := &n.deps.list[i]
+		if r, ok := c.dns.HaveAt(now, l.name, l.typ); !ok || r != l.result {
+			return false
+		}
+	}
+	f.Outcome, f.Way, f.deps, f.Expires = Match, n.key.way, n.deps, n.expires
+	return true
 }
 
 // spread is the place of an address in noted. Two that share one are only slower.
 func spread(a netip.Addr) uint64 {
-	b := a.As16()
 	const odd = 0x9e3779b97f4a7c15
+	if a.Is4() {
+		b := a.As4()
+		return uint64(binary.BigEndian.Uint32(b[:])) * odd >> 54
+	}
+	b := a.As16()
 	return (binary.BigEndian.Uint64(b[:8]) ^ binary.BigEndian.Uint64(b[8:])) * odd >> 54
 }
 
