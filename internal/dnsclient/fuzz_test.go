@@ -19,7 +19,8 @@ import (
 
 var allTypes = []dnsclient.Type{dnsclient.A, dnsclient.AAAA, dnsclient.TXT, dnsclient.PTR}
 
-// FuzzReply: whatever bytes come back, Lookup does not panic; what it returns
+// FuzzReply: whatever bytes come back, Lookup does not panic or loop (CVE-2024-24788,
+// CVE-2026-46600 were such replies); what it returns
 // stands in the bytes, and keeps the promises of Answer.
 func FuzzReply(f *testing.F) {
 	seed := func(change func(m *dns.Msg)) {
