@@ -38,6 +38,7 @@ type chainView struct {
 type match struct {
 	rule   *rule
 	domain string    // canonical; empty: the rule names none
+	listed string    // that of the rule's domains which it matched; it may be a wildcard
 	views  []int     // usable chains that satisfy the rule, in order
 	until  time.Time // when the answer may change by time alone; zero: never
 }
@@ -113,7 +114,7 @@ func (r *rule) allows(s *subject) (match, bool) {
 	}
 	m := match{rule: r}
 	if len(r.domains) > 0 {
-		if m.domain = r.held(s.names); m.domain == "" {
+		if m.domain, m.listed = r.held(s.names); m.domain == "" {
 			return match{}, false
 		}
 	}
@@ -131,16 +132,16 @@ func (r *rule) allows(s *subject) (match, bool) {
 }
 
 // held returns the name of the certificate that matches the first of the rule's
-// domains that any does, or "".
-func (r *rule) held(names []string) string {
+// domains that any does, and that domain, or "".
+func (r *rule) held(names []string) (name, listed string) {
 	for _, d := range r.domains {
 		for _, n := range names {
 			if n == d || dnsname.IsWildcard(d) && !dnsname.IsWildcard(n) && parent(n) == parent(d) {
-				return n
+				return n, d
 			}
 		}
 	}
-	return ""
+	return "", ""
 }
 
 // denies reports whether the deny rule matches, its time left aside. Any name,

@@ -150,7 +150,7 @@ func (g *Guard) originOf(r *rule) *originSpec {
 // whether the decision goes on.
 func (g *Guard) judgeOrigin(ctx context.Context, v *verdict, m match, c *connInfo) bool {
 	d, spec := v.decision, g.originOf(m.rule)
-	q := origin.Query{Spec: spec, Rule: m.rule.Name, Domain: m.domain}
+	q := origin.Query{Spec: spec, Rule: m.rule.Name, Domain: m.domain, Listed: m.listed}
 	if c != nil {
 		q.Peer, q.Local, q.Remote = c.peer, c.local, c.remote
 	}
@@ -160,7 +160,7 @@ func (g *Guard) judgeOrigin(ctx context.Context, v *verdict, m match, c *connInf
 	case f.Outcome == origin.Match:
 		step.Outcome = OutcomePass
 		earliest(&v.expires, f.Expires)
-		v.dns = f.Deps()
+		v.dns, v.standIn = f.Deps(), f.Stale
 	case f.Outcome == origin.Off:
 		step.Outcome = OutcomeSkipped
 	case spec.ReportOnly:

@@ -37,6 +37,7 @@ type verdict struct {
 	news     *heard
 	evidence []evidence.Dep
 	dns      []*dnscache.Result
+	standIn  bool // dns has lapsed, and stands in for answers that are not to be had
 	decided  time.Time
 	expires  time.Time
 	identity *Identity
@@ -78,7 +79,7 @@ func (v *verdict) unchanged() bool {
 		v.news.keys.Store(news)
 	}
 	if news := g.evidence.News(); news != v.news.certificates.Load() {
-		if slices.ContainsFunc(v.known, func(q evidence.Query) bool { keys := q.Keys(); return g.evidence.KnownRevoked(keys[:]...) }) {
+		if slices.ContainsFunc(v.known, func(q evidence.Query) bool { return g.evidence.KnownRevoked(q.Keys()...) }) {
 			return false
 		}
 		v.news.certificates.Store(news)
@@ -95,7 +96,7 @@ func (v *verdict) unchanged() bool {
 		}
 	}
 	for _, r := range v.dns {
-		if r.Superseded() {
+		if r.Superseded() || v.standIn && r.Doubted() {
 			return false
 		}
 	}

@@ -22,6 +22,7 @@ package crl
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
@@ -65,6 +66,7 @@ type List struct {
 	// they are a part of something. Whether they count is the caller's decision.
 	Version1 bool
 
+	signature [32]byte // its hash
 	signerKey [32]byte // x509ext.KeyHash of the certificate that verified the list
 	scope     scope
 	entries   *index // nil only in the zero List
@@ -121,6 +123,7 @@ func ParseAndVerify(der []byte, signer *x509.Certificate) (*List, error) {
 		return nil, fmt.Errorf("%w: authority key identifier differs", ErrIssuer)
 	}
 	l.signerKey = x509ext.KeyHash(signer)
+	l.signature = sha256.Sum256(h.signature)
 	return l, nil
 }
 

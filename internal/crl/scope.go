@@ -225,6 +225,11 @@ func totalNames(points []x509ext.DistributionPoint) int {
 // SignerKey is x509ext.KeyHash of the certificate that verified the list.
 func (l *List) SignerKey() [32]byte { return l.signerKey }
 
+// Same reports whether two lists are one: signed by one key with one signature.
+func (l *List) Same(other *List) bool {
+	return l.signerKey == other.signerKey && l.signature == other.signature && l.ThisUpdate.Equal(other.ThisUpdate) && l.Len() == other.Len() && l.ScopeID() == other.ScopeID()
+}
+
 // ScopeID identifies what successive lists replace each other in: it is a hash
 // of the issuer's name, the signer's key, the issuing distribution point and
 // whether the list is a delta. A list with an older number or thisUpdate than

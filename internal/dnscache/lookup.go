@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"golang.org/x/net/publicsuffix"
@@ -69,8 +70,15 @@ func (c *Cache) start(k Key, most int) *flight {
 }
 
 // registrable is the registrable domain of a name, or the name itself where there
-// is none.
+// is none. To the public suffix list a /8 of IPv4 and a sixteenth of all of IPv6 would
+// be the domain of an address's name: a /16 and a /32 are.
 func registrable(name string) string {
+	for suffix, labels := range map[string]int{".in-addr.arpa": 2, ".ip6.arpa": 8} {
+		if address, ok := strings.CutSuffix(name, suffix); ok {
+			parts := strings.Split(address, ".")
+			return strings.Join(parts[max(len(parts)-labels, 0):], ".") + suffix
+		}
+	}
 	if domain, err := publicsuffix.EffectiveTLDPlusOne(name); err == nil {
 		return domain
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -33,7 +34,7 @@ type Engine struct {
 	// flights has room for the updates under way.
 	flights chan struct{}
 	known   *known
-	issued  *issued
+	news    atomic.Uint64 // lists that came into memory
 }
 
 // New returns an Engine. It starts nothing.
@@ -42,7 +43,7 @@ func New(o Options) *Engine {
 	if err != nil {
 		panic(err) // only for a size below one
 	}
-	e := &Engine{now: o.Now, store: o.Store, logger: o.Logger, owners: owners, flights: make(chan struct{}, maxFlights), known: newKnown(), issued: newIssued()}
+	e := &Engine{now: o.Now, store: o.Store, logger: o.Logger, owners: owners, flights: make(chan struct{}, maxFlights), known: newKnown()}
 	e.known.undone = func(r record) {
 		e.warn("mtls: a revocation was taken back by its source", "revocation", r.detail)
 	}
@@ -77,6 +78,7 @@ func (e *Engine) load(s *slot, q Query) {
 		e.warn("mtls: stored revocation evidence is not used", "source", s.name(), "error", err.Error())
 		return
 	}
+	e.issue(s, h)
 	s.owner.trim(s)
 	if !lapsed {
 		e.waitForVouchers(h, q)

@@ -86,10 +86,18 @@ type Query struct {
 	doubts   []*x509.Certificate // whose status the answer decides
 	keep     bool                // what is found revoked goes on record
 	asks     *int                // how many more of those who signed may be looked at; nil: nobody counts yet
+	vouches  map[string]vouching // what was found of them for this query, by certificate; nil: it is not kept
+}
+
+// vouching is what is known of the certificate of whoever signed.
+type vouching struct {
+	Finding
+	err error
 }
 
 // counted is the query with a count of its own, unless it is part of another one.
 func (q Query) counted() Query {
+	q.vouches = map[string]vouching{}
 	if q.asks == nil {
 		asks := maxAsks
 		q.asks = &asks
@@ -218,6 +226,7 @@ type finding struct {
 	Finding
 	details        []string
 	said           []view
+	seen           map[Dep]bool
 	goods          int
 	unknowns       int
 	responses      int
@@ -239,7 +248,15 @@ func (f *finding) expire(t time.Time) {
 
 func (f *finding) consider(v view) {
 	f.said = append(f.said, v)
-	f.Deps = append(f.Deps, v.deps...)
+	for _, d := range v.deps { // those of one signer come with each of its lists
+		if !f.seen[d] {
+			if f.seen == nil {
+				f.seen = map[Dep]bool{}
+			}
+			f.seen[d] = true
+			f.Deps = append(f.Deps, d)
+		}
+	}
 	if v.problem != "" {
 		f.problem(v.problem, v.silent)
 	}
@@ -372,7 +389,7 @@ func (e *Engine) find(q Query, src sources, waited error) Finding {
 		f.goods++
 		f.expire(f.reasonsExpires)
 	}
-	for _, r := range e.known.settleBoth(q, f.said) {
+	for _, r := range e.known.settleAll(q, f.said) {
 		f.Status = Revoked
 		f.Compromise = f.Compromise || r.compromise
 		if !slices.Contains(f.Proofs, r.proof) {

@@ -154,8 +154,13 @@ func (e *Engine) startVouchers(h *held, q Query) []wait {
 	}
 	var waits []wait
 	for _, st := range h.all() {
-		if v, ok, _ := q.voucher(st); ok {
-			waits = append(waits, e.startDue(v, e.sources(v, true))...)
+		if q.vouchers >= maxVouchers || q.asks != nil && *q.asks <= 0 {
+			break // voucher would refuse, after work
+		}
+		for _, st := range q.alternatives(st, e.now()) {
+			if v, ok, _ := q.voucher(st); ok {
+				waits = append(waits, e.startDue(v, e.sources(v, true))...)
+			}
 		}
 	}
 	return waits

@@ -70,10 +70,8 @@ func (f *floors) newest(st *statement, q Query) (newest *statement, note string,
 func (known floor) instead(st *statement, q Query) (newest *statement, note string, err error) {
 	l := st.list
 	err = fmt.Errorf("%w: %s, after %s", errRollback, l.ThisUpdate.UTC().Format(time.RFC3339), known.at.UTC().Format(time.RFC3339))
-	if better := known.statement.Value(); better != nil && (q.Cert == nil || covers(better, q)) && q.trusts(better) {
-		if better.signer != nil && better.list.SignedBy(q.Issuer) {
-			better = &statement{list: better.list} // somebody else's certificate of the issuer's key
-		}
+	if better := known.statement.Value(); better != nil && (q.Cert == nil || covers(better, q)) {
+		better = &statement{list: better.list, signer: st.signer, by: st.by} // one key has signed both, by whichever certificate
 		return better, err.Error() + "; the newer one is used", nil
 	}
 	return nil, err.Error(), err
@@ -84,15 +82,6 @@ func (f *floors) above(l *crl.List) (floor, bool) {
 	known, ok := f.scopes.Peek(l.ScopeID())
 	lower := known.number != nil && l.Number != nil && l.Number.Cmp(known.number) < 0
 	return known, ok && (known.at.After(l.ThisUpdate) || known.at.Equal(l.ThisUpdate) && lower)
-}
-
-// trusts reports whether the signer of a list that was verified for another query
-// stands in this one's chain as well.
-func (q *Query) trusts(st *statement) bool {
-	if st.list.SignedBy(q.Issuer) { // by whichever certificate of the key it was verified
-		return true
-	}
-	return st.signer != nil && (q.inChain(st.signer) || certifier(st.signer, q.certifiers(st.list.RawIssuer)) != nil)
 }
 
 // interned are lists by the hash of their bytes and issuer. It keeps none alive.

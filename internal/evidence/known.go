@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -82,25 +83,44 @@ func newKnown() *known {
 	return &known{certs: certs}
 }
 
-// Keys name a certificate in a chain: whatever the chain, and, for what only those
-// above its issuer have certified, in this one. Another anchor, which has certified
-// the issuer once more, must not speak against it for all.
-func (q *Query) Keys() [2]CertKey {
-	key := KeyOf(q.Cert, q.Issuer)
-	h := sha256.New()
-	path := q.path()
-	writePart(h, key[:])
-	writePart(h, path[:])
-	return [2]CertKey{key, CertKey(h.Sum(nil))}
+// Keys name a certificate in a chain: whatever the chain, and, for what those have
+// signed whom only a CA above its issuer has certified, in the chains that have that
+// CA. Another anchor, which has certified the issuer once more, must not speak against
+// it for all.
+func (q *Query) Keys() []CertKey {
+	keys := []CertKey{KeyOf(q.Cert, q.Issuer)}
+	for i, c := range q.above() {
+		if i == 1 { // whom it may certify who signs in the issuer's name
+			keys = append(keys, keys[0].by(x509ext.KeyHash(c), true))
+		}
+		if i > 0 {
+			keys = append(keys, keys[0].by(x509ext.KeyHash(c), false))
+		}
+	}
+	return keys
 }
 
-// settleBoth is settle for both keys of a certificate.
-func (k *known) settleBoth(q Query, said []view) []record {
-	without := func(foreign bool) []view {
-		return slices.DeleteFunc(slices.Clone(said), func(v view) bool { return v.status == Revoked && v.foreign == foreign })
-	}
+// by is the key for what is said by those whom a CA has certified.
+func (k CertKey) by(ca [32]byte, namesake bool) CertKey {
+	return sha256.Sum256(strconv.AppendBool(slices.Concat(k[:], ca[:]), namesake))
+}
+
+// settleAll is settle for all keys of a certificate.
+func (k *known) settleAll(q Query, said []view) []record {
+	var records []record
 	keys := q.Keys()
-	return append(k.settle(keys[0], without(true), q.keep), k.settle(keys[1], without(false), q.keep)...)
+	for _, key := range keys {
+		about := slices.DeleteFunc(slices.Clone(said), func(v view) bool {
+			switch {
+			case !v.foreign:
+				return key != keys[0] && v.status == Revoked
+			default:
+				return key != keys[0].by(v.by, v.namesake)
+			}
+		})
+		records = append(records, k.settle(key, about, q.keep)...)
+	}
+	return records
 }
 
 // settle returns the revocations on record that what is said now does not undo.

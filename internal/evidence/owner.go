@@ -35,6 +35,7 @@ type owner struct {
 	large      chan struct{}
 	floors     *floors
 	lists      *interned
+	issued     *issued
 
 	trimming sync.Mutex
 	most     int // bytes of lists
@@ -53,6 +54,7 @@ func newOwner() *owner {
 		large:      make(chan struct{}, maxLarge),
 		floors:     newFloors(),
 		lists:      newInterned(),
+		issued:     newIssued(),
 		most:       maxListBytes,
 	}
 }

@@ -112,6 +112,59 @@ func (q *Query) signers(p crl.Preview, now time.Time) iter.Seq2[*x509.Certificat
 	}
 }
 
+// alternatives are a list that another key than the issuer's has signed, by each
+// certificate of that key that the query knows: that by which it was verified may be
+// a former one, which somebody else has sent and whose status nobody can find out.
+func (q *Query) alternatives(st *statement, now time.Time) []*statement {
+	list := []*statement{st}
+	if st.signer == nil {
+		return list
+	}
+	of := *q
+	of.Candidates = nil // before signatures are looked at
+	for _, c := range q.Candidates {
+		if !c.Equal(st.signer) && c.KeyUsage&x509.KeyUsageCRLSign != 0 && st.list.SignedBy(c) {
+			of.Candidates = append(of.Candidates, c)
+		}
+	}
+	if of.Candidates == nil {
+		return list
+	}
+	for c, by := range of.signers(crl.Preview{RawIssuer: st.list.RawIssuer, AuthorityKeyID: st.list.AuthorityKeyID}, now) {
+		if !c.Equal(st.signer) && st.list.SignedBy(c) {
+			list = append(list, &statement{list: st.list, signer: c, by: by})
+		}
+	}
+	return list
+}
+
+// vouchedFor is the one of the alternatives whose signer is known to be good, or else
+// the statement itself unless that is by one who is revoked.
+func (e *Engine) vouchedFor(st *statement, q Query, now time.Time) *statement {
+	if st.signer == nil {
+		return st
+	}
+	if f, _ := e.vouched(st, q); f.Status == Good {
+		return st
+	}
+	best := st
+	for i, alternative := range q.alternatives(st, now) {
+		f, _ := e.vouched(alternative, q)
+		switch {
+		case f.Status == Good:
+			return alternative
+		case i == 0 && f.Status == Revoked:
+			best = nil
+		case best == nil && f.Status != Revoked:
+			best = alternative
+		}
+	}
+	if best == nil {
+		return st
+	}
+	return best
+}
+
 // certifiers are the CAs of the chain that may certify who signs lists of a name.
 func (q *Query) certifiers(rawIssuer []byte) []*x509.Certificate {
 	above := q.above()
@@ -149,11 +202,19 @@ func (q *Query) inChain(c *x509.Certificate) bool {
 	return slices.ContainsFunc(q.above(), c.Equal)
 }
 
-// standing is whether another key than the issuer's has signed a list, and whether
+// standing notes whether another key than the issuer's has signed a list, and whether
 // somebody else than the issuer has certified that.
-func (q *Query) standing(st *statement) (delegated, foreign bool) {
-	delegated = !st.list.SignedBy(q.Issuer)
-	return delegated, delegated && (st.by == nil || !sameKey(st.by, q.Issuer))
+func (q *Query) standing(v *view, st *statement) {
+	v.delegated = !st.list.SignedBy(q.Issuer)
+	if !v.delegated {
+		return
+	}
+	by := st.by
+	if by == nil {
+		by = st.signer // which is in the chain
+	}
+	v.foreign = !sameKey(by, q.Issuer)
+	v.by, v.namesake = x509ext.KeyHash(by), bytes.Equal(st.list.RawIssuer, q.Issuer.RawSubject)
 }
 
 // voucher is the query for the certificate of whoever signed a statement in the
@@ -211,6 +272,21 @@ func (q *Query) inDoubt(c *x509.Certificate) bool {
 // 5280 section 6.3.3 (f) for lists): good until Expires (zero: nothing has to be
 // known), or else an error that says why not. Fetches are those of startVouchers.
 func (e *Engine) vouched(st *statement, q Query) (Finding, error) {
+	// Once for each certificate, however many lists its key has signed: otherwise
+	// those of a revoked one would use up what may be asked, and count.
+	cert, _ := st.needsCheck(&q)
+	if st.list == nil || cert == nil || q.vouches == nil {
+		return e.vouch(st, q)
+	}
+	known, ok := q.vouches[string(cert.Raw)]
+	if !ok {
+		known.Finding, known.err = e.vouch(st, q)
+		q.vouches[string(cert.Raw)] = known
+	}
+	return known.Finding, known.err
+}
+
+func (e *Engine) vouch(st *statement, q Query) (Finding, error) {
 	v, ok, err := q.voucher(st)
 	if err != nil {
 		return Finding{}, err

@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -88,7 +89,7 @@ const maxCandidates = 16
 // asks need not send the certificates of those who sign lists: those of earlier
 // askers stay, and new ones are a reason to try again what could not be verified.
 func (s *slot) setAsker(q Query) {
-	q.Staple, q.keep, q.asks = nil, false, nil
+	q.Staple, q.keep, q.asks, q.vouches = nil, false, nil, nil
 	if s.query != nil {
 		candidates := slices.Clip(q.Candidates)
 		for _, c := range s.query.Candidates {
@@ -106,18 +107,17 @@ func (s *slot) setAsker(q Query) {
 func (s *slot) retryWith(q Query, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now.Before(s.forgiven.Add(time.Second)) {
-		return // whoever has others each time has it asked no more often
-	}
 	if s.failures == 0 || s.kind == kindOCSP || s.query == nil {
 		return
 	}
-	for _, c := range q.Candidates {
-		if !slices.ContainsFunc(s.query.Candidates, c.Equal) {
-			s.failures, s.forgiven = 0, now
-			return
-		}
+	if !slices.ContainsFunc(q.Candidates, func(c *x509.Certificate) bool { return !slices.ContainsFunc(s.query.Candidates, c.Equal) }) {
+		return
 	}
+	if now.Before(s.forgiven.Add(time.Second)) {
+		s.setAsker(q) // whoever has others each time has it asked no more often; next time these are tried, too
+		return
+	}
+	s.failures, s.forgiven = 0, now
 }
 
 func (s *slot) asker() Query {

@@ -158,6 +158,8 @@ func (e *Engine) accept(s *slot, q Query, data []byte, nonce string) error {
 	if lapsed == nil {
 		e.waitForVouchers(h, q)
 	}
+	st = e.vouchedFor(st, q, e.now())
+	h.said[0] = st
 	// It would push out what counts.
 	signer, err := e.vouched(st, q)
 	if signer.Status == Revoked {
@@ -169,6 +171,7 @@ func (e *Engine) accept(s *slot, q Query, data []byte, nonce string) error {
 		}
 		return err
 	}
+	e.issue(s, h)
 	s.owner.trim(s)
 	e.record(s, q)
 	if own && signer.Status == Good {
@@ -197,6 +200,7 @@ func (e *Engine) verify(s *slot, q Query, data []byte, nonce string) (st *statem
 		if st, err = e.verifyList(&q, data, now); err != nil {
 			return nil, false, err
 		}
+		st = s.owner.issued.share(st)
 		if st.list.Delta() != (s.kind == kindDelta) {
 			return nil, false, errKind
 		}
@@ -260,7 +264,6 @@ func (e *Engine) timely(s *slot, q Query, st *statement, now time.Time) (*statem
 	if newest != st {
 		err = newest.list.CheckTime(now, clockSkew)
 	}
-	e.issued.put(newest)
 	return newest, err
 }
 
@@ -340,7 +343,13 @@ func (e *Engine) updateOwn(s *slot, q Query, force bool) error {
 	var failed []error
 	scopes := map[[32]byte]int{} // where in h.said: a folder may keep last year's lists
 	for _, der := range given.CRLs {
-		st, err := s.owner.interned(q, der, func() (*statement, error) { return e.verifyList(&q, der, now) })
+		st, err := s.owner.interned(q, der, func() (*statement, error) {
+			st, err := e.verifyList(&q, der, now)
+			if err != nil {
+				return nil, err
+			}
+			return s.owner.issued.share(st), nil
+		})
 		if err == nil {
 			st, err = e.timely(s, q, st, now)
 		}
@@ -388,6 +397,7 @@ func (e *Engine) updateOwn(s *slot, q Query, force bool) error {
 		if err := s.take(h); err != nil {
 			return err
 		}
+		e.issue(s, h)
 		s.owner.trim(s)
 		e.waitForVouchers(h, q)
 		e.record(s, q)

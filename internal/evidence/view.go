@@ -26,6 +26,8 @@ type view struct {
 	reasons    x509ext.ReasonFlags // for which a list says good
 	delegated  bool                // a list that another key than the issuer's has signed
 	foreign    bool                // and that is not certified by the issuer's either
+	by         [32]byte            // but by this one, for a list of the issuer's name (namesake) or of another
+	namesake   bool
 	proof      Proof
 	detail     string // of a revocation
 	problem    string // why nothing usable is said
@@ -71,6 +73,7 @@ func (it item) proof() Proof {
 // and signer are checked each time. A statement that says revoked counts even when
 // it has lapsed: it is no proof of anything better.
 func (e *Engine) view(it item, deltas []item, q Query, now time.Time) view {
+	it.statement = e.vouchedFor(it.statement, q, now)
 	v := view{source: it.source(), reasons: x509ext.AllReasons, proof: it.proof()}
 	var says revocation
 	var expires time.Time
@@ -85,7 +88,7 @@ func (e *Engine) view(it item, deltas []item, q Query, now time.Time) view {
 			return view{problem: fmt.Sprintf("%s: %v", it.slot.name(), err)}
 		}
 		v.reasons, v.scope = reasons, it.list.ScopeID()
-		v.delegated, v.foreign = q.standing(it.statement)
+		q.standing(&v, it.statement)
 		expires, late, problem = it.checkTime(now, q.Grace)
 		says = listed(it, q)
 		if d, ok := newest(it, deltas); ok {
@@ -159,12 +162,13 @@ func (e *Engine) changes(it item, q Query) (view, bool) {
 	if !says.revoked {
 		return view{}, false
 	}
+	it.statement = e.vouchedFor(it.statement, q, e.now())
 	signer, _ := e.vouched(it.statement, q)
 	if signer.Status == Revoked {
 		return view{}, false
 	}
 	v := view{source: it.source(), proof: it.proof(), deps: signer.Deps}
-	v.delegated, v.foreign = q.standing(it.statement)
+	q.standing(&v, it.statement)
 	v.revoke(it, says, it.until())
 	return v, true
 }

@@ -71,6 +71,7 @@ type Query struct {
 	Spec   *Spec
 	Rule   string // its name
 	Domain string // that the certificate holds; may be empty or a wildcard
+	Listed string // the domain of the rule that it matched, where it is not the same: a wildcard
 	// Peer and Local are the ends of the connection, canonical. The zero Addr is
 	// an address that is not known.
 	Peer, Local netip.Addr

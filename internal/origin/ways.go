@@ -1,6 +1,7 @@
 package origin
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -32,7 +33,7 @@ func (c *Checker) ways(ctx context.Context, q *Query, hosts []string, m mode, f 
 	}
 	text, pointer := "", ""
 	if q.Spec.Published && q.Domain != "" {
-		text = egress.Name(q.Domain)
+		text = egress.Name(cmp.Or(q.Listed, q.Domain))
 	}
 	if len(q.Spec.Suffixes) > 0 {
 		pointer = dnsclient.ReverseName(q.Peer)
@@ -43,7 +44,7 @@ func (c *Checker) ways(ctx context.Context, q *Query, hosts []string, m mode, f 
 		}
 	}
 	if len(hosts) == 1 && text == "" && pointer == "" {
-		c.forward(ctx, q, f, lookup{hosts[0], family, c.lookup(ctx, m, hosts[0], family)})
+		c.forward(ctx, q, f, m, lookup{hosts[0], family, c.lookup(ctx, m, hosts[0], family)})
 		return
 	}
 	list := make([]lookup, 0, len(hosts)+2)
@@ -65,7 +66,7 @@ func (c *Checker) ways(ctx context.Context, q *Query, hosts []string, m mode, f 
 		case dnsclient.PTR:
 			matched = c.reverse(ctx, q, f, m, l, family)
 		default:
-			matched = c.forward(ctx, q, f, l)
+			matched = c.forward(ctx, q, f, m, l)
 		}
 		if matched {
 			return
@@ -74,10 +75,10 @@ func (c *Checker) ways(ctx context.Context, q *Query, hosts []string, m mode, f 
 }
 
 // forward: the peer has an address of the host.
-func (c *Checker) forward(ctx context.Context, q *Query, f *Finding, l lookup) bool {
+func (c *Checker) forward(ctx context.Context, q *Query, f *Finding, m mode, l lookup) bool {
 	key := matchKey{q.Rule, Forward, l.name, q.Peer}
 	if !c.usable(q, l) {
-		return c.stale(ctx, q, f, key, l)
+		return c.stale(ctx, q, f, m, key, l)
 	}
 	if holds(l.result, q.Peer) {
 		return c.match(q, f, key, answers{}.with(l))
@@ -93,7 +94,7 @@ func (c *Checker) forward(ctx context.Context, q *Query, f *Finding, l lookup) b
 func (c *Checker) published(ctx context.Context, q *Query, f *Finding, m mode, l lookup, family dnsclient.Type) bool {
 	key := matchKey{q.Rule, Published, l.name, q.Peer}
 	if !c.usable(q, l) {
-		return c.stale(ctx, q, f, key, l)
+		return c.stale(ctx, q, f, m, key, l)
 	}
 	record, err := egress.Find(l.result.Answer.Texts)
 	switch {
@@ -118,16 +119,20 @@ func (c *Checker) published(ctx context.Context, q *Query, f *Finding, m mode, l
 func (c *Checker) reverse(ctx context.Context, q *Query, f *Finding, m mode, l lookup, family dnsclient.Type) bool {
 	key := matchKey{q.Rule, Reverse, l.name, q.Peer}
 	if !c.usable(q, l) {
-		return c.stale(ctx, q, f, key, l)
+		return c.stale(ctx, q, f, m, key, l)
 	}
 	var names []string
 	for _, name := range l.result.Answer.Names {
-		if len(names) < maxReverse && slices.ContainsFunc(q.Spec.Suffixes, func(suffix string) bool { return under(name, suffix) }) {
+		if len(names) < maxReverse && underAny(name, q.Spec.Suffixes) {
 			names = append(names, name)
 		}
 	}
 	f.say(l, Mismatch, "")
 	return c.behind(ctx, q, f, m, key, l, names, family)
+}
+
+func underAny(name string, suffixes []string) bool {
+	return slices.ContainsFunc(suffixes, func(suffix string) bool { return under(name, suffix) })
 }
 
 // under reports whether a name lies under a suffix, whole labels, within one
@@ -153,7 +158,7 @@ func (c *Checker) behind(ctx context.Context, q *Query, f *Finding, m mode, key 
 	}
 	for _, l := range list {
 		if !c.usable(q, l) {
-			if c.stale(ctx, q, f, key, l) {
+			if c.stale(ctx, q, f, m, key, l) {
 				return true
 			}
 			continue
@@ -189,7 +194,7 @@ func (c *Checker) match(q *Query, f *Finding, key matchKey, deps answers) bool {
 		}
 	}
 	c.fresh.Add(key, deps)
-	c.noted[spread(q.Peer)].Store(&note{q.Spec, q.Domain, key, deps, f.Expires})
+	c.noted[spread(q.Peer)].Store(&note{q.Spec, q.Domain, q.Listed, key, deps, f.Expires})
 	return true
 }
 
@@ -197,6 +202,7 @@ func (c *Checker) match(q *Query, f *Finding, key matchKey, deps answers) bool {
 type note struct {
 	spec    *Spec
 	domain  string
+	listed  string
 	key     matchKey
 	deps    answers
 	expires time.Time
@@ -206,7 +212,7 @@ type note struct {
 // in memory.
 func (c *Checker) again(q *Query, f *Finding) bool {
 	n := c.noted[spread(q.Peer)].Load()
-	if n == nil || n.spec != q.Spec || n.key.addr != q.Peer || n.domain != q.Domain || n.key.rule != q.Rule {
+	if n == nil || n.spec != q.Spec || n.key.addr != q.Peer || n.domain != q.Domain || n.listed != q.Listed || n.key.rule != q.Rule {
 		return false
 	}
 	now := c.now()
@@ -231,16 +237,13 @@ func spread(a netip.Addr) uint64 {
 	return (binary.BigEndian.Uint64(b[:8]) ^ binary.BigEndian.Uint64(b[8:])) * odd >> 54
 }
 
-// stale is for an answer that is not usable. DNS may have failed, or has no place
-// for the question, or we have waited long enough: what matched before counts for a
-// while, of the same rule, name and address. A client that gives up must not turn
-// "don't know" into a match.
-func (c *Checker) stale(ctx context.Context, q *Query, f *Finding, key matchKey, l lookup) bool {
+// stale is for an answer that is not usable: what matched before counts for a while,
+// of the same rule, name and address.
+func (c *Checker) stale(ctx context.Context, q *Query, f *Finding, m mode, key matchKey, l lookup) bool {
 	why := notAuthenticated
-	if r := l.result; r.Err != nil {
-		why = r.Err.Error()
-		failed := r.Failed() || errors.Is(r.Err, dnscache.ErrBusy) || errors.Is(context.Cause(ctx), ErrWait)
-		if old, ok := c.fresh.Get(key); ok && failed && c.stands(q, old) {
+	if l.result.Err != nil {
+		why = l.result.Err.Error()
+		if old, ok := c.fresh.Get(key); ok && c.stands(ctx, q, m, key, old, l) {
 			f.Outcome, f.Way, f.deps, f.Stale = Match, key.way, old, true
 			f.Expires = c.now().Add(staleTTL)
 			f.why = why
@@ -251,17 +254,42 @@ func (c *Checker) stale(ctx context.Context, q *Query, f *Finding, key matchKey,
 	return false
 }
 
-// stands reports whether earlier answers may be used in place of later ones: DNS has
-// said nothing else since (Superseded), nor anything that may be forged (Doubted).
-func (c *Checker) stands(q *Query, old answers) bool {
+// stands reports whether earlier answers may be used although l is not to be had: l is
+// in the place of one of them, DNS has failed wherever one has lapsed, has said nothing
+// else since (Superseded), nor anything that may be forged (Doubted). The failure of
+// one name says nothing of another, which may have moved: each that is not known is
+// asked for.
+func (c *Checker) stands(ctx context.Context, q *Query, m mode, key matchKey, old answers, l lookup) bool {
 	now := c.now()
-	for _, l := range old.all() {
-		r := l.result
-		if r.Superseded() || r.Doubted() || now.Sub(r.At) > staleAge || q.Spec.RequireDNSSEC && !r.Answer.Authenticated {
+	behind := false
+	for i, d := range old.all() {
+		r := d.result
+		if now.Sub(r.At) > staleAge || q.Spec.RequireDNSSEC && !r.Answer.Authenticated {
+			return false
+		}
+		// The suffixes may have been others when it matched.
+		if key.way == Reverse && i > 0 && !underAny(d.name, q.Spec.Suffixes) {
+			return false
+		}
+		current := l.result
+		if d.name == l.name && d.typ == l.typ {
+			behind = true
+		} else {
+			current = c.lookup(ctx, m, d.name, d.typ)
+		}
+		if current.Err != nil && !c.failed(ctx, current, i == 0) || r.Superseded() || r.Doubted() {
 			return false
 		}
 	}
-	return true
+	return behind
+}
+
+// failed reports whether DNS has failed, or has not answered for as long as we wait. A
+// client that gives up must not turn "don't know" into a match; nor one that fills the
+// places for look-ups (ErrBusy), by names that it gives to its addresses; nor one whose
+// name servers leave no time for the second question.
+func (c *Checker) failed(ctx context.Context, r *dnscache.Result, first bool) bool {
+	return r.Failed() || first && !errors.Is(r.Err, dnscache.ErrBusy) && errors.Is(context.Cause(ctx), ErrWait)
 }
 
 // earlier: the host had the address within Spec.Window.
