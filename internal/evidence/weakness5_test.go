@@ -123,29 +123,33 @@ func TestNamesakeOfManyKeysDoesNotFillTheIndex(t *testing.T) {
 		s := w.signer(evil, name, testpki.Options{})
 		lists, signers = append(lists, w.of(s)), append(signers, s.Certificate)
 	}
-	// The issuer has two lists: for clients and for CAs.
-	w.only([]string{crlURL}, nil)
-	first, q := w.leaf(), w.leaf()
-	staple := w.week(q, xocsp.Good)
-	ca := w.sub(w.ca, testpki.Options{})
+	// The issuer has a list for each of several places.
+	const shards = 16
+	var firsts, victims []evidence.Query
+	var staples [][]byte
+	for i := range shards {
+		w.only([]string{fmt.Sprintf("http://crl%d.test/", i)}, nil)
+		firsts, victims = append(firsts, w.leaf()), append(victims, w.leaf())
+		staples = append(staples, w.week(victims[i], xocsp.Good))
+	}
 	w.advance(time.Hour)
-	w.on("crl.test", says(w.list(1, scope(testpki.Scope{UserOnly: true}), entry(q.Cert, keyCompromise))))
-	require.Equal(t, evidence.Good, w.check(first).Status)
-	w.on("crl.test", says(w.list(1, scope(testpki.Scope{CAOnly: true}))))
-	of := w.query(ca.Certificate)
-	of.Leaf = false
-	require.Equal(t, evidence.Good, w.check(of).Status)
-
+	for i, first := range firsts {
+		of := scope(testpki.Scope{PointName: testpki.PointName{URIs: []string{fmt.Sprintf("http://crl%d.test/", i)}}})
+		w.on(fmt.Sprintf("crl%d.test", i), says(w.list(1, of, entry(victims[i].Cert, keyCompromise))))
+		require.Equal(t, evidence.Good, w.check(first).Status)
+	}
 	leaf, err := evil.Issue(testpki.Options{Names: []string{"x.example"}})
 	require.NoError(t, err)
 	w.on("signer-crl.test", fails)
 	w.check(evidence.Query{Cert: leaf.Certificate, Issuer: evil.Certificate, Leaf: true, Fetch: w.fetch, Owner: [32]byte{'e'},
 		Candidates: signers, Sources: []*evidence.Source{gives("evil", true, lists...)}})
-	require.Equal(t, evidence.Revoked, w.engine.Peek(q).Status, "memory has it")
-	w.on("crl.test", fails)
-	crossed := w.cross(q)
-	crossed.Staple = staple
-	require.Equal(t, evidence.Revoked, w.check(crossed).Status)
+	for i, q := range victims {
+		require.Equal(t, evidence.Revoked, w.engine.Peek(q).Status, "memory has it")
+		w.on(fmt.Sprintf("crl%d.test", i), fails)
+		crossed := w.cross(q)
+		crossed.Staple = staples[i]
+		require.Equal(t, evidence.Revoked, w.check(crossed).Status, i)
+	}
 }
 
 // A signer that is revoked revokes nothing, however many lists it has signed.

@@ -92,6 +92,7 @@ type Finding struct {
 	asked   []asked      // what did not match
 	earlier bool         // it rests on an answer within Spec.Window
 	began   time.Time    // zero: everything was known
+	patient bool         // there was time to wait when the check began
 }
 
 // answers are the results that a match rests on, without a piece of memory for
@@ -203,6 +204,7 @@ func (c *Checker) Check(ctx context.Context, q Query) (f Finding) {
 	if c.again(&q, &f) {
 		return f
 	}
+	f.patient = ctx.Err() == nil
 	// One way that is known to match need not wait for the others.
 	if c.ways(ctx, &q, hosts, have, &f); f.Outcome == Match {
 		return f

@@ -243,7 +243,7 @@ func (c *Checker) stale(ctx context.Context, q *Query, f *Finding, m mode, key m
 	why := notAuthenticated
 	if l.result.Err != nil {
 		why = l.result.Err.Error()
-		if old, ok := c.fresh.Get(key); ok && c.stands(ctx, q, m, key, old, l) {
+		if old, ok := c.fresh.Get(key); ok && c.stands(ctx, q, f, m, key, old, l) {
 			f.Outcome, f.Way, f.deps, f.Stale = Match, key.way, old, true
 			f.Expires = c.now().Add(staleTTL)
 			f.why = why
@@ -259,7 +259,7 @@ func (c *Checker) stale(ctx context.Context, q *Query, f *Finding, m mode, key m
 // else since (Superseded), nor anything that may be forged (Doubted). The failure of
 // one name says nothing of another, which may have moved: each that is not known is
 // asked for.
-func (c *Checker) stands(ctx context.Context, q *Query, m mode, key matchKey, old answers, l lookup) bool {
+func (c *Checker) stands(ctx context.Context, q *Query, f *Finding, m mode, key matchKey, old answers, l lookup) bool {
 	now := c.now()
 	behind := false
 	for i, d := range old.all() {
@@ -277,7 +277,7 @@ func (c *Checker) stands(ctx context.Context, q *Query, m mode, key matchKey, ol
 		} else {
 			current = c.lookup(ctx, m, d.name, d.typ)
 		}
-		if current.Err != nil && !c.failed(ctx, current, i == 0) || r.Superseded() || r.Doubted() {
+		if current.Err != nil && !f.failed(current, i == 0) || r.Superseded() || r.Doubted() {
 			return false
 		}
 	}
@@ -286,10 +286,10 @@ func (c *Checker) stands(ctx context.Context, q *Query, m mode, key matchKey, ol
 
 // failed reports whether DNS has failed, or has not answered for as long as we wait. A
 // client that gives up must not turn "don't know" into a match; nor one that fills the
-// places for look-ups (ErrBusy), by names that it gives to its addresses; nor one whose
+// places for look-ups (ErrBusy) by names that it gives to its addresses; nor one whose
 // name servers leave no time for the second question.
-func (c *Checker) failed(ctx context.Context, r *dnscache.Result, first bool) bool {
-	return r.Failed() || first && !errors.Is(r.Err, dnscache.ErrBusy) && errors.Is(context.Cause(ctx), ErrWait)
+func (f *Finding) failed(r *dnscache.Result, first bool) bool {
+	return r.Failed() || first && f.patient && errors.Is(r.Err, ErrWait)
 }
 
 // earlier: the host had the address within Spec.Window.

@@ -209,6 +209,20 @@ func TestPlacesThatAClientFillsAreNoFailure(t *testing.T) {
 	}
 }
 
+// Patience that something else has used up is none: the name is not asked for, so that
+// it has not failed. (A decision is taken anew when an answer lapses meanwhile.)
+func TestNoPatienceLeftIsNoFailure(t *testing.T) {
+	w := newWorld()
+	w.set(domain, dnsclient.A, addrs(public))
+	require.Equal(t, match, w.check(t, &origin.Spec{}, public).Outcome)
+	w.set(domain, dnsclient.A, addrs("1.1.1.1"))
+	w.pass(61 * time.Second)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(origin.ErrWait)
+	f := w.checker.Check(ctx, origin.Query{Spec: &origin.Spec{}, Rule: "partner", Domain: domain, Peer: addr(public)})
+	require.NotEqual(t, match, f.Outcome, f.Detail())
+}
+
 // Others that match from many addresses must not displace an earlier match of a
 // client that is here all the time.
 func TestManyAddressesOfAnotherPartnerDisplaceNoMatch(t *testing.T) {
