@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -81,9 +82,14 @@ func TestPrefetch(t *testing.T) {
 		err := g.Ready()
 		return err != nil && strings.Contains(err.Error(), `authority "bundle" has no current evidence from its Sources`)
 	}, time.Minute, time.Millisecond)
+	// One that fails after the clock has moved would have its pause from then on.
+	require.Eventually(t, func() bool {
+		rows := g.EvidenceStatus()
+		return len(rows) == 5 && !slices.ContainsFunc(rows, func(r mtls.EvidenceStatus) bool { return r.LastError == "" })
+	}, time.Minute, time.Millisecond)
+	stop()
 	o.Revocation.Fail(mtlstest.NoFault)
 	leaves.Fail(mtlstest.NoFault)
-	stop()
 	o.Clock.Advance(time.Minute)
 	require.NoError(t, g.Ready(), "Run has ended")
 	pfRun(t, g)
