@@ -43,7 +43,8 @@ type Origin struct {
 	// record) lies, or that are it, and that has this address in turn: for pools
 	// and wildcards. At most 10; none is a public suffix, nor counts a name that a
 	// public suffix below it (private section included) gives to somebody else.
-	// At most 5 names of an address are looked at.
+	// At most 5 names of an address are looked up; more than 4 KiB of names are
+	// unknown, not a mismatch.
 	ReverseSuffixes []string
 	// RequireDNSSEC takes only answers that a trusted resolver has authenticated
 	// (the AD bit, RFC 4035 section 3.2.3); see DNSServer.TrustAD. Others are
@@ -75,7 +76,8 @@ func NoOrigin() *Origin { return &Origin{off: true} }
 const (
 	maxOriginHosts   = 10
 	maxOriginSuffix  = 10
-	maxOriginRecords = 256 // of an answer
+	maxOriginRecords = 256  // of an answer
+	maxOriginNames   = 4096 // bytes of the names of an address, which are kept for each that matched
 	maxOriginWindow  = time.Hour
 	maxReportedAlive = time.Minute // of an admission by ReportOnly
 )
@@ -226,7 +228,11 @@ func (a Answer) checked() (dnsclient.Answer, error) {
 	for _, addr := range a.Addrs {
 		answer.Addrs = append(answer.Addrs, ipaddr.Canonical(addr))
 	}
+	size := 0
 	for _, n := range a.Names {
+		if size += len(n); size > maxOriginNames {
+			return dnsclient.Answer{}, fmt.Errorf("names of an address of more than %d bytes", maxOriginNames)
+		}
 		// Whoever holds the address chose it (CVE-2021-33195).
 		if name, err := dnsname.FromSAN(n); err == nil && !dnsname.IsWildcard(name) {
 			answer.Names = append(answer.Names, name)
@@ -239,13 +245,16 @@ func (a Answer) checked() (dnsclient.Answer, error) {
 // of the first rules, and what their records name.
 func (g *Guard) warmNames() {
 	var keys []dnscache.Key
-	seen := map[string]bool{}
-	addresses := func(name string) {
-		if !seen[name] {
-			seen[name] = true
-			keys = append(keys, dnscache.Key{Name: name, Type: dnsclient.A}, dnscache.Key{Name: name, Type: dnsclient.AAAA})
+	seen := map[dnscache.Key]bool{} // by type: a record may name the place of another's record as a host
+	warm := func(name string, types ...dnsclient.Type) {
+		for _, t := range types {
+			if k := (dnscache.Key{Name: name, Type: t}); !seen[k] {
+				seen[k] = true
+				keys = append(keys, k)
+			}
 		}
 	}
+	addresses := func(name string) { warm(name, dnsclient.A, dnsclient.AAAA) }
 	for _, r := range g.policy.state.Load().rules {
 		if len(keys) > maxWarm {
 			break
@@ -263,10 +272,7 @@ func (g *Guard) warmNames() {
 				addresses(domain)
 			case spec.Published:
 				name := egress.Name(domain)
-				if !seen[name] {
-					seen[name] = true
-					keys = append(keys, dnscache.Key{Name: name, Type: dnsclient.TXT})
-				}
+				warm(name, dnsclient.TXT)
 				if known, ok := g.dns.Peek(name, dnsclient.TXT); ok && known.Err == nil {
 					if record, err := egress.Find(known.Answer.Texts); err == nil {
 						for _, host := range record.Names {

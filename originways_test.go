@@ -316,3 +316,22 @@ func TestForeignResolver(t *testing.T) {
 	require.Equal(t, 200, r.Status)
 	require.Equal(t, []string{"1.0.0.127.in-addr.arpa", "good.acme.example"}, asked)
 }
+
+// Whoever holds an address writes its names, which are kept for each address that
+// matched: so many that they would fill the memory say nothing.
+func TestNamesOfAnAddressAreBounded(t *testing.T) {
+	t.Parallel()
+	env := mtlstest.NewEnv(t)
+	for n, status := range map[int]int{60: 200, 70: 503} {
+		cfg := env.Config(mtls.Rule{Name: "acme", Domains: []string{"acme.example"}, Origin: &mtls.Origin{ReverseSuffixes: []string{"acme.example"}, AllowNetworks: mtlstest.Loopback()}})
+		cfg.Resolver = fakeResolver(func(_ string, rt mtls.RecordType) (mtls.Answer, error) {
+			if rt == mtls.RecordPTR {
+				return mtls.Answer{Names: append([]string{"good.acme.example"}, slices.Repeat([]string{strings.Repeat("a.", 27) + "example"}, n)...)}, nil
+			}
+			return mtls.Answer{Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}, nil
+		})
+		s := mtlstest.NewServer(t, mtlstest.NewGuard(t, cfg), hello)
+		r := ask(t, s.Client(env.CA.Issue(mtlstest.Leaf{Names: []string{"acme.example"}}), mtlstest.ClientOptions{}), s.URL)
+		require.Equal(t, status, r.Status, n)
+	}
+}

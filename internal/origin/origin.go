@@ -141,8 +141,8 @@ type Checker struct {
 	dns   *dnscache.Cache
 	now   func() time.Time
 	own   []netip.Prefix
-	fresh *lru.Cache[matchKey, answers] // answers that matched while they lived
-	noted [1024]atomic.Pointer[note]    // the last matches, to be found quickly
+	fresh *lru.Cache[matchKey, *kept] // answers that matched while they lived
+	noted [1024]atomic.Pointer[note]  // the last matches, to be found quickly
 }
 
 // matchKey identifies an origin that matched: only the same rule, name and address
@@ -154,9 +154,16 @@ type matchKey struct {
 	addr netip.Addr
 }
 
+// kept are the answers of a match in Checker.fresh, and whether others have displaced
+// it there.
+type kept struct {
+	answers
+	gone atomic.Bool
+}
+
 // New returns a Checker. Our own networks match nothing.
 func New(dns *dnscache.Cache, own []netip.Prefix, now func() time.Time) *Checker {
-	fresh, err := lru.New[matchKey, answers](maxMatches)
+	fresh, err := lru.NewWithEvict(maxMatches, func(_ matchKey, k *kept) { k.gone.Store(true) })
 	if err != nil {
 		panic(err) // only for a size below one
 	}

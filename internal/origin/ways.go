@@ -193,8 +193,9 @@ func (c *Checker) match(q *Query, f *Finding, key matchKey, deps answers) bool {
 			f.Expires = l.result.Expires
 		}
 	}
-	c.fresh.Add(key, deps)
-	c.noted[spread(q.Peer)].Store(&note{q.Spec, q.Domain, q.Listed, key, deps, f.Expires})
+	k := &kept{answers: deps}
+	c.fresh.Add(key, k)
+	c.noted[spread(q.Peer)].Store(&note{q.Spec, q.Domain, q.Listed, key, k, f.Expires})
 	return true
 }
 
@@ -204,7 +205,7 @@ type note struct {
 	domain  string
 	listed  string
 	key     matchKey
-	deps    answers
+	kept    *kept
 	expires time.Time
 }
 
@@ -212,17 +213,17 @@ type note struct {
 // in memory.
 func (c *Checker) again(q *Query, f *Finding) bool {
 	n := c.noted[spread(q.Peer)].Load()
-	if n == nil || n.spec != q.Spec || n.key.addr != q.Peer || n.domain != q.Domain || n.listed != q.Listed || n.key.rule != q.Rule {
+	if n == nil || n.kept.gone.Load() || n.spec != q.Spec || n.key.addr != q.Peer || n.domain != q.Domain || n.listed != q.Listed || n.key.rule != q.Rule {
 		return false
 	}
 	now := c.now()
-	for i := range n.deps.n {
-		l := &n.deps.list[i]
+	for i := range n.kept.n {
+		l := &n.kept.list[i]
 		if r, ok := c.dns.HaveAt(now, l.name, l.typ); !ok || r != l.result {
 			return false
 		}
 	}
-	f.Outcome, f.Way, f.deps, f.Expires = Match, n.key.way, n.deps, n.expires
+	f.Outcome, f.Way, f.deps, f.Expires = Match, n.key.way, n.kept.answers, n.expires
 	return true
 }
 
@@ -243,8 +244,8 @@ func (c *Checker) stale(ctx context.Context, q *Query, f *Finding, m mode, key m
 	why := notAuthenticated
 	if l.result.Err != nil {
 		why = l.result.Err.Error()
-		if old, ok := c.fresh.Get(key); ok && c.stands(ctx, q, f, m, key, old, l) {
-			f.Outcome, f.Way, f.deps, f.Stale = Match, key.way, old, true
+		if old, ok := c.fresh.Get(key); ok && c.stands(ctx, q, f, m, key, old.answers, l) {
+			f.Outcome, f.Way, f.deps, f.Stale = Match, key.way, old.answers, true
 			f.Expires = c.now().Add(staleTTL)
 			f.why = why
 			return true

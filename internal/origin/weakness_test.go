@@ -252,6 +252,11 @@ func TestManyAddressesOfAnotherPartnerDisplaceNoMatch(t *testing.T) {
 
 // spread is the place of the Checker's note of an address.
 func spread(a netip.Addr) uint64 {
+	const odd = 0x9e3779b97f4a7c15
+	if a.Is4() {
+		b := a.As4()
+		return uint64(binary.BigEndian.Uint32(b[:])) * odd >> 54
+	}
 	b := a.As16()
-	return (binary.BigEndian.Uint64(b[:8]) ^ binary.BigEndian.Uint64(b[8:])) * 0x9e3779b97f4a7c15 >> 54
+	return (binary.BigEndian.Uint64(b[:8]) ^ binary.BigEndian.Uint64(b[8:])) * odd >> 54
 }
