@@ -341,6 +341,11 @@ type ConfigError struct {
 	Value   string // the value found, if it has a short text
 	Problem string
 	Err     error // the cause, if there is one
+	// Rule and Item say where a problem of a policy is: the place of the rule among
+	// those given, beginning with 1, and the field or the element, such as
+	// "Domains[0]". Zero and empty: not of one rule, or of all of it.
+	Rule int
+	Item string
 }
 
 // Error begins "mtls: " and names the field, the value and the problem.
@@ -364,6 +369,17 @@ type problems []error
 
 func (p *problems) add(field, value, format string, args ...any) {
 	*p = append(*p, &ConfigError{Field: field, Value: value, Problem: fmt.Sprintf(format, args...)})
+}
+
+// join adds an error, or each of those that errors.Join has joined.
+func (p *problems) join(err error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range joined.Unwrap() {
+			p.join(e)
+		}
+	} else if err != nil {
+		*p = append(*p, err)
+	}
 }
 
 func (p problems) err() error { return errors.Join(p...) }

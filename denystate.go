@@ -159,3 +159,10 @@ func (s *denyState) findOne(c, issuer *x509.Certificate) (d DeniedCertificate, o
 	}
 	return d, ok
 }
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -61,14 +61,15 @@ func (g *Guard) examine(d *Decision, raw [][]byte, staple []byte) {
 		d.refuse(r.reason, Step{Name: stepChain, Detail: r.detail})
 		return
 	}
-	m := policy.match(p.subject(roots, all, policy), now)
+	subject := p.subject(roots, all, now, policy)
+	m := policy.match(subject, now)
 	// Anybody can copy a certificate of a public authority from a CT log: the
 	// alert must not tell whether the policy lists it.
 	public := slices.ContainsFunc(all, func(c candidate) bool { return c.authority.Public })
 	complete := !g.attached.Load()
 	if !public || complete {
-		if r := ruled(m, p); r != nil {
-			d.Rule = ruleName(m)
+		if r := ruled(m, p, subject, policy, now); r != nil {
+			d.Rule = m.ruleName()
 			d.refuse(r.reason, Step{Name: stepRule, Detail: r.detail})
 			return
 		}
@@ -96,7 +97,7 @@ func (g *Guard) examine(d *Decision, raw [][]byte, staple []byte) {
 	}
 	const needed = "neither Handler, Require nor Check of this Guard has been called, so the handshake must decide alone, and "
 	switch {
-	case !g.originOf(m.rule).Off:
+	case !g.originOf(m.grant).Off:
 		d.refuse(ReasonOriginUnknown, Step{Name: stepOrigin, Detail: needed + "it does not know the peer's address"})
 	case best.status != evidence.Good || best.soft: // nobody would learn that it is tolerated
 		d.refuse(ReasonRevocationUnknown, Step{Name: stepRevocation, Detail: needed + best.detail})

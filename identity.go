@@ -55,6 +55,19 @@ func (id *Identity) Rule() string { return id.known().Rule }
 // lists no domain.
 func (id *Identity) Domain() string { return id.known().Domain }
 
+// URI returns the URI of the certificate that the rule's URIs matched, such as a
+// SPIFFE ID, with scheme and host in lower case. It is empty where the rule lists
+// none.
+func (id *Identity) URI() string { return id.known().URI }
+
+// Email returns the e-mail address of the certificate that the rule's Emails
+// matched, with the host in lower case. It is empty where the rule lists none.
+func (id *Identity) Email() string { return id.known().Email }
+
+// UPN returns the user principal name of the certificate that the rule's UPNs
+// matched, with ASCII letters in lower case. It is empty where the rule lists none.
+func (id *Identity) UPN() string { return id.known().UPN }
+
 // Roles returns the roles of the rule.
 func (id *Identity) Roles() []string { return slices.Clone(id.known().Roles) }
 

@@ -71,6 +71,9 @@ type Origin struct {
 // NoOrigin returns the Origin that accepts connections from anywhere.
 func NoOrigin() *Origin { return &Origin{off: true} }
 
+// IsNone reports whether the Origin is that of NoOrigin.
+func (o *Origin) IsNone() bool { return o != nil && o.off }
+
 // Bounds on the lookups of one decision (as RFC 7208 section 4.6.4 has them for
 // SPF) and on what they may say.
 const (
@@ -141,7 +144,7 @@ func originNames(failed *problems, field string, names []string, most int) []str
 }
 
 // originOf returns where a rule's clients come from.
-func (g *Guard) originOf(r *rule) *originSpec {
+func (g *Guard) originOf(r grant) *originSpec {
 	if r.origin != nil {
 		return r.origin
 	}
@@ -151,8 +154,8 @@ func (g *Guard) originOf(r *rule) *originSpec {
 // judgeOrigin compares the peer's address with the origin of the rule. It reports
 // whether the decision goes on.
 func (g *Guard) judgeOrigin(ctx context.Context, v *verdict, m match, c *connInfo) bool {
-	d, spec := v.decision, g.originOf(m.rule)
-	q := origin.Query{Spec: spec, Rule: m.rule.Name, Domain: m.domain, Listed: m.listed}
+	d, spec := v.decision, g.originOf(m.grant)
+	q := origin.Query{Spec: spec, Rule: m.rule.Name, Domain: m.held.domain, Listed: m.held.listed}
 	if c != nil {
 		q.Peer, q.Local, q.Remote = c.peer, c.local, c.remote
 	}
@@ -255,18 +258,20 @@ func (g *Guard) warmNames() {
 		}
 	}
 	addresses := func(name string) { warm(name, dnsclient.A, dnsclient.AAAA) }
-	for _, r := range g.policy.state.Load().rules {
+	policy := g.policy.state.Load()
+	for i, r := range policy.grants {
 		if len(keys) > maxWarm {
 			break
 		}
-		if r.Deny {
+		listed := &policy.set.Rules()[i]
+		if listed.Deny {
 			continue
 		}
 		spec := g.originOf(r)
 		for _, host := range spec.Hosts {
 			addresses(host)
 		}
-		for _, domain := range r.domains {
+		for _, domain := range listed.ListedDomains() {
 			switch {
 			case !spec.Stated() && !dnsname.IsWildcard(domain):
 				addresses(domain)

@@ -1,23 +1,30 @@
 package mtls
 
 import (
-	"fmt"
+	"crypto/x509"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 	"weak"
 
-	"github.com/mtlsguard/mtls/internal/dnsname"
+	"github.com/mtlsguard/mtls/internal/dn"
+	"github.com/mtlsguard/mtls/internal/ruleset"
 )
 
 // A Rule lists clients. It is plain data: every field that is set must hold
-// (and), any value of a list is enough (or).
+// (and), any value of a list is enough (or), except where a field says otherwise.
 //
 // Rules with Deny are looked at first. Then the first other rule that matches
 // decides: rules that name Certificates before the rest, otherwise in order of
 // declaration. If its origin, revocation or account fails, no later rule is
 // tried.
+//
+// Any CA can write any name into a certificate. A rule with URIs, Emails, UPNs,
+// Subject, Issuer or Extensions therefore says whose certificates it means, with
+// Authorities or IssuerKeys (or Certificates), and under a public authority these
+// fields restrict a rule but name nobody: it needs Domains, Certificates or
+// PublicKeys as well.
 type Rule struct {
 	// Name identifies the rule in identities, decisions, logs and metrics. Required and
 	// unique within a policy.
@@ -27,34 +34,105 @@ type Rule struct {
 	// Roles are what Guard.Require asks for.
 	Roles []string
 	// Deny makes a rule that refuses what it matches, and matches broadly: any
-	// name of the certificate, any wildcard that overlaps, any chain. What it
-	// cannot determine counts as matched. It has no Origin, Roles or Account.
+	// name of the certificate, any wildcard that overlaps, any chain, letters of
+	// any case. What it cannot determine counts as matched. It has no Origin, Roles,
+	// Account or demands on keys.
 	Deny bool
+	// Disabled takes the rule out of the policy, as if it were not there. Its
+	// fields are checked all the same.
+	Disabled bool
 	// Domains are names of which the certificate must hold one as a dNSName
 	// (RFC 9525): "api.acme.example", or "*.acme.example" for exactly one label
 	// below acme.example. Internationalised names may be written as U-labels or
 	// A-labels. A certificate for a wildcard is matched only by a rule that spells the
 	// same wildcard. The common name is looked at by deny rules alone.
 	Domains []string
+	// URIs are of the type uniformResourceIdentifier (RFC 5280 section 4.2.1.6):
+	// absolute, compared without the case of scheme and host, and otherwise
+	// character by character. "spiffe://acme.example/*" stands for every SPIFFE ID
+	// of the trust domain acme.example; elsewhere a "*" is an error. A SPIFFE ID
+	// counts only if it is well-formed and the only URI of the certificate
+	// (X509-SVID section 2).
+	URIs []string
+	// Emails are of the type rfc822Name: "user@host", where host is compared like a
+	// domain and user character by character, or "*@host" for every user of that
+	// host. The emailAddress of a subject is another thing: see Subject.
+	Emails []string
+	// UPNs are Microsoft user principal names (otherName 1.3.6.1.4.1.311.20.2.3):
+	// "user@realm", or "*@realm" for every user of that realm. The case of ASCII
+	// letters does not matter.
+	UPNs []string
 	// Certificates are the certificates themselves, bit for bit (one-to-one).
 	Certificates []CertificateHash
 	// PublicKeys are the keys of the client's certificate.
 	PublicKeys []KeyHash
+	// Subject and Issuer are attributes that the certificate's subject and issuer
+	// must have, all of them (many-to-one).
+	Subject, Issuer []Attribute
 	// Authorities are names of authorities, under one of which the chain must be
 	// built.
 	Authorities []string
 	// IssuerKeys are keys of CAs, one of which must be in the chain (the anchor
 	// included).
 	IssuerKeys []KeyHash
+	// PolicyOIDs are certificate policies, for one of which the chain must be valid
+	// (RFC 5280 section 6.1, the user-initial-policy-set).
+	PolicyOIDs []x509.OID
+	// Extensions are extensions that the certificate must have, all of them. A
+	// critical one that crypto/x509 does not know is refused all the same.
+	Extensions []Extension
+	// MinRSABits and Curves list the keys that are strong enough: RSA keys of at
+	// least so many bits, and keys on these curves ("P-256", "P-384", "P-521",
+	// "Ed25519"). Where either is set, a key of a kind that is not listed does
+	// not match. Zero and empty: every key that crypto/x509 accepts.
+	MinRSABits int
+	Curves     []string
 	// Origin says where the connection must come from. Nil: Config.Origin. A
 	// rule that names no domain, or a wildcard, must state it (or NoOrigin).
 	Origin *Origin
 	// NotBefore and NotAfter bound the time in which the rule exists. Zero:
 	// unbounded.
 	NotBefore, NotAfter time.Time
+	// When is a condition in Go on the client's certificate, which is the callee's
+	// own copy. Its answer must depend on the certificate alone: it is kept as long as a
+	// verdict, at most 5 minutes. It is asked after all other fields have matched, in
+	// the handshake too, before the client has proved that it holds the key, so it
+	// must be quick and wait for nothing. It is called concurrently. A panic refuses
+	// the client. Nil: no condition.
+	When func(*x509.Certificate) bool
 	// InsecureAnyClient allows a rule that says nothing about who the client is:
 	// it admits everybody with a certificate of a trusted CA.
 	InsecureAnyClient bool
+}
+
+// An Attribute is a condition on an attribute of a distinguished name, of the
+// parsed name (RFC 5280 section 4.1.2.4), never of a text made of it. Where a name
+// has several attributes of the type, one value that matches is enough.
+type Attribute struct {
+	// Type is a name of AttributeTypes, such as "CN", "O", "OU", "L", "ST" or "S", "C"
+	// or "serialNumber", in any case, or an object identifier such as "2.5.4.97".
+	Type string
+	// Value is what the whole value must be, where "*" stands for any run of
+	// characters, also an empty one, "\\*" for an asterisk and "\\\\" for a backslash.
+	// A Value of nothing but "*" says that the attribute is there.
+	Value string
+	// IgnoreCase takes small and capital letters for the same, but never a letter
+	// beyond ASCII for one of ASCII.
+	IgnoreCase bool
+}
+
+// AttributeTypes returns the names that Attribute.Type may have, in small letters.
+func AttributeTypes() []string { return dn.Types() }
+
+// An Extension is a condition on an extension of the client's certificate. With
+// neither Value nor Text it is enough that the extension is there.
+type Extension struct {
+	OID x509.OID
+	// Value is the content of extnValue, bit for bit. Nil: any, or Text.
+	Value []byte
+	// Text is what a value that is one DER UTF8String, PrintableString or IA5String
+	// must say. Empty: any, or Value.
+	Text string
 }
 
 // Policy is a set of rules. The zero Policy admits nobody. It is safe for
@@ -88,7 +166,7 @@ func NewPolicy(rules ...Rule) (*Policy, error) {
 // the only policy without rules.
 func DenyAll() *Policy {
 	p := &Policy{}
-	p.state.Store(&policyState{allow: newRuleIndex(), deny: newRuleIndex()})
+	p.state.Store(&policyState{set: ruleset.New(nil)})
 	return p
 }
 
@@ -146,6 +224,46 @@ func (p *Policy) lock() (unlock func()) {
 	}
 }
 
+// ReloadFailed is for those who keep the rules elsewhere and replace them, such as
+// package policyfile: newer rules could not be had or read, and the present ones
+// stay. Guard.Ready reports the error until Replace succeeds. A nil error takes an
+// earlier report back.
+func (p *Policy) ReloadFailed(err error) {
+	unlock := p.lock()
+	defer unlock()
+	p.lastErr.Store(&err)
+}
+
+// PolicyStats counts the rules of a policy.
+type PolicyStats struct {
+	Allow, Deny int // in force, time left aside
+	Disabled    int
+	// Walked are those of Allow and Deny that no index finds: each is looked at for
+	// every client of the authorities that it names, or of all. They say nothing but
+	// attributes of names, extensions, policies, keys or a When.
+	Walked int
+}
+
+// Stats counts the rules of the present state.
+func (p *Policy) Stats() PolicyStats {
+	state := p.state.Load()
+	if state == nil {
+		return PolicyStats{}
+	}
+	stats := PolicyStats{Walked: state.set.Walked()}
+	for _, r := range state.set.Rules() {
+		if r.Deny {
+			stats.Deny++
+		} else {
+			stats.Allow++
+		}
+	}
+	if state.disabled != nil {
+		stats.Disabled = len(state.disabled.Rules())
+	}
+	return stats
+}
+
 func (p *Policy) err() error {
 	if e := p.lastErr.Load(); e != nil {
 		return *e
@@ -153,230 +271,29 @@ func (p *Policy) err() error {
 	return nil
 }
 
-// policyState is one immutable state of a Policy: the rules, and an index from
-// what a certificate holds to the rules that ask for it.
+// policyState is one immutable state of a Policy.
 type policyState struct {
-	rules []*rule
-	allow ruleIndex
-	deny  ruleIndex
+	set      *ruleset.Set
+	grants   []grant      // of the rules of the set, by their order
+	disabled *ruleset.Set // nil: no rule is disabled; for explanations only
+}
 
-	deniesIssuers bool // a deny rule looks at who issued a certificate
-	deniesDomains bool // a deny rule looks at names
+// grant is what a rule gives to the clients that it matches, and asks of their
+// connections.
+type grant struct {
+	origin *originSpec // nil: the Guard's
+	as     *clientAs   // nil: no account but the rule's name, and no roles
+}
+
+// clientAs is what few rules say.
+type clientAs struct {
+	account string
+	roles   []string
 }
 
 // hasRole reports whether some rule has one of the roles.
 func (p *policyState) hasRole(roles []string) bool {
-	return slices.ContainsFunc(p.rules, func(r *rule) bool {
-		return slices.ContainsFunc(r.Roles, func(role string) bool { return slices.Contains(roles, role) })
+	return slices.ContainsFunc(p.grants, func(g grant) bool {
+		return g.as != nil && slices.ContainsFunc(g.as.roles, func(role string) bool { return slices.Contains(roles, role) })
 	})
-}
-
-// rule is the compiled form of a Rule.
-type rule struct {
-	Rule
-	order   int
-	domains []string    // canonical
-	origin  *originSpec // nil: the Guard's
-}
-
-// ruleIndex finds the rules that can match. A rule stands under its most
-// selective field only: certificates, else keys, else domains, else issuers.
-type ruleIndex struct {
-	certificates map[CertificateHash][]*rule
-	publicKeys   map[KeyHash][]*rule
-	domains      map[string][]*rule
-	parents      map[string][]*rule // deny only: exact domains by what is above them
-	issuerKeys   map[KeyHash][]*rule
-	authorities  map[string][]*rule
-	any          []*rule
-}
-
-func newRuleIndex() ruleIndex {
-	return ruleIndex{
-		certificates: map[CertificateHash][]*rule{},
-		publicKeys:   map[KeyHash][]*rule{},
-		domains:      map[string][]*rule{},
-		parents:      map[string][]*rule{},
-		issuerKeys:   map[KeyHash][]*rule{},
-		authorities:  map[string][]*rule{},
-	}
-}
-
-func compilePolicy(rules []Rule) (*policyState, error) {
-	var failed problems
-	if len(rules) == 0 {
-		failed.add("Policy", "", "no rules: nobody could be admitted; DenyAll says so by name")
-	}
-	state := &policyState{allow: newRuleIndex(), deny: newRuleIndex()}
-	names := make(map[string]bool, len(rules))
-	for i, r := range rules {
-		field := fmt.Sprintf("Policy: rule %s", quote(r.Name))
-		if r.Name == "" {
-			field = fmt.Sprintf("Policy: rule %d", i)
-			failed.add(field, "", "Name is empty")
-		} else if names[r.Name] {
-			failed.add(field, "", "a second rule of this name")
-		}
-		names[r.Name] = true
-		state.rules = append(state.rules, compileRule(&failed, field, r, i))
-	}
-	if err := failed.err(); err != nil {
-		return nil, err
-	}
-	for _, r := range state.rules {
-		if r.Deny {
-			state.deny.add(r)
-			state.deniesIssuers = state.deniesIssuers || len(r.IssuerKeys)+len(r.Authorities) > 0
-			state.deniesDomains = state.deniesDomains || len(r.domains) > 0
-		} else {
-			state.allow.add(r)
-		}
-	}
-	return state, nil
-}
-
-func compileRule(failed *problems, field string, r Rule, order int) *rule {
-	c := &rule{Rule: r, order: order}
-	c.Roles = slices.Clone(r.Roles)
-	c.Domains = slices.Clone(r.Domains)
-	c.Certificates = slices.Clone(r.Certificates)
-	c.PublicKeys = slices.Clone(r.PublicKeys)
-	c.Authorities = slices.Clone(r.Authorities)
-	c.IssuerKeys = slices.Clone(r.IssuerKeys)
-	wildcard := false
-	for i, d := range r.Domains {
-		name, err := dnsname.FromPolicy(d)
-		if err == nil && !r.Deny && dnsname.WildcardUnderPublicSuffix(name) {
-			err = fmt.Errorf("a wildcard directly under a public suffix would admit strangers")
-		}
-		if err != nil {
-			*failed = append(*failed, &ConfigError{Field: fmt.Sprintf("%s: Domains[%d]", field, i), Value: d, Problem: "not a domain for a rule", Err: err})
-			continue
-		}
-		wildcard = wildcard || dnsname.IsWildcard(name)
-		c.domains = append(c.domains, name)
-	}
-	for i, role := range r.Roles {
-		if role == "" {
-			failed.add(fmt.Sprintf("%s: Roles[%d]", field, i), "", "an empty role")
-		}
-	}
-	for i, name := range r.Authorities {
-		if name == "" {
-			failed.add(fmt.Sprintf("%s: Authorities[%d]", field, i), "", "an empty name")
-		}
-	}
-	if slices.Contains(r.Certificates, CertificateHash{}) {
-		failed.add(field+": Certificates", "", "the zero hash is the hash of nothing")
-	}
-	if slices.Contains(r.PublicKeys, KeyHash{}) || slices.Contains(r.IssuerKeys, KeyHash{}) {
-		failed.add(field+": PublicKeys or IssuerKeys", "", "the zero hash is the hash of nothing")
-	}
-	if !r.NotBefore.IsZero() && !r.NotAfter.IsZero() && r.NotAfter.Before(r.NotBefore) {
-		failed.add(field+": NotAfter", r.NotAfter.String(), "before NotBefore: the rule would never exist")
-	}
-	named := len(r.Domains)+len(r.Certificates)+len(r.PublicKeys)+len(r.IssuerKeys)+len(r.Authorities) > 0
-	if r.Deny {
-		if r.Origin != nil {
-			failed.add(field+": Origin", "", "a deny rule has no Origin: it holds wherever the client is")
-		}
-		if len(r.Roles) > 0 || r.Account != "" || r.InsecureAnyClient {
-			failed.add(field, "", "a deny rule has no Roles, no Account and no InsecureAnyClient")
-		}
-		if !named {
-			failed.add(field, "", "it would deny everybody; DenyAll says so by name")
-		}
-		return c
-	}
-	if !named && !r.InsecureAnyClient {
-		failed.add(field, "", "it would admit every client of every trusted CA; InsecureAnyClient says so by name")
-	}
-	if r.Origin != nil {
-		o, err := compileOrigin(r.Origin, field+": Origin")
-		if err != nil {
-			*failed = append(*failed, err)
-		}
-		if r.Origin.Published && len(r.Domains) == 0 {
-			failed.add(field+": Origin.Published", "", "the rule names no domain that could publish anything")
-		}
-		c.origin = o
-	}
-	if len(r.Domains) == 0 || wildcard {
-		if c.origin == nil || !c.origin.Stated() {
-			failed.add(field+": Origin", "", "a rule without an exact domain has none to look up: state an Origin with Hosts, Prefixes or ReverseSuffixes, or NoOrigin()")
-		}
-	}
-	return c
-}
-
-// crossCheck finds what is wrong only with a policy and roots together.
-func crossCheck(roots *rootsState, policy *policyState, field string) error {
-	if roots == nil || policy == nil {
-		return nil // reported by whoever needs them
-	}
-	var failed problems
-	for _, r := range policy.rules {
-		at := fmt.Sprintf("%s: rule %s", field, quote(r.Name))
-		var usable []*authority
-		for _, a := range roots.authorities {
-			if len(r.Authorities) == 0 || slices.Contains(r.Authorities, a.Name) {
-				usable = append(usable, a)
-			}
-		}
-		for i, name := range r.Authorities {
-			if !slices.ContainsFunc(roots.authorities, func(a *authority) bool { return a.Name == name }) {
-				failed.add(fmt.Sprintf("%s: Authorities[%d]", at, i), name, "no authority of this name in Roots")
-			}
-		}
-		if r.Deny || len(usable) == 0 {
-			continue
-		}
-		if r.anonymous() && !r.InsecureAnyClient && slices.ContainsFunc(usable, func(a *authority) bool { return a.Public }) {
-			failed.add(at+": Authorities", "", "it would admit every client of a public authority; InsecureAnyClient says so by name")
-		}
-		for i, d := range r.domains {
-			if !slices.ContainsFunc(usable, func(a *authority) bool { return a.mayName(d) }) {
-				failed.add(fmt.Sprintf("%s: Domains[%d]", at, i), r.Domains[i], "no authority of the rule may speak for it: the rule could never match")
-			}
-		}
-	}
-	return failed.err()
-}
-
-// anonymous reports whether the rule says nothing about who the client is, only
-// who issued its certificate at most.
-func (r *rule) anonymous() bool {
-	return len(r.domains)+len(r.Certificates)+len(r.PublicKeys) == 0
-}
-
-func (x *ruleIndex) add(r *rule) {
-	switch {
-	case len(r.Certificates) > 0:
-		put(x.certificates, r.Certificates, r)
-	case len(r.PublicKeys) > 0:
-		put(x.publicKeys, r.PublicKeys, r)
-	case len(r.domains) > 0:
-		put(x.domains, r.domains, r)
-		if r.Deny {
-			for _, d := range r.domains {
-				if !dnsname.IsWildcard(d) {
-					put(x.parents, []string{parent(d)}, r)
-				}
-			}
-		}
-	case len(r.IssuerKeys) > 0:
-		put(x.issuerKeys, r.IssuerKeys, r)
-	case len(r.Authorities) > 0:
-		put(x.authorities, r.Authorities, r)
-	default:
-		x.any = append(x.any, r)
-	}
-}
-
-func put[K comparable](m map[K][]*rule, keys []K, r *rule) {
-	for _, k := range keys {
-		if list := m[k]; len(list) == 0 || list[len(list)-1] != r {
-			m[k] = append(list, r)
-		}
-	}
 }

@@ -124,7 +124,7 @@ func (g *Guard) prefetchRecent(ctx context.Context) {
 		if r != nil {
 			continue
 		}
-		if ruled(policy.match(p.subject(roots, all, policy), now), p) != nil {
+		if m := policy.match(p.subject(roots, all, now, policy), now); m.rule == nil || m.rule.Deny {
 			continue
 		}
 		settings := g.settings(roots, p, all, now, true)

@@ -17,6 +17,7 @@ import (
 	"github.com/mtlsguard/mtls/internal/evidence"
 	"github.com/mtlsguard/mtls/internal/identity"
 	"github.com/mtlsguard/mtls/internal/origin"
+	"github.com/mtlsguard/mtls/internal/ruleset"
 )
 
 // maxVerdictAge bounds every verdict, whatever it rests on.
@@ -256,17 +257,17 @@ func (g *Guard) judge(ctx context.Context, v *verdict, c *connInfo, staple []byt
 	if v.shadow != nil {
 		policies = append(policies, v.shadow)
 	}
-	subject := p.subject(v.roots, all, policies...)
+	subject := p.subject(v.roots, all, d.Time, policies...)
 	if v.shadow != nil {
-		defer func() { d.add(shadowStep(v.shadow.match(subject, d.Time))) }()
+		defer func() { d.add(g.shadowStep(v.shadow, subject, d.Time)) }()
 	}
 	m := v.policy.match(subject, d.Time)
-	d.Rule = ruleName(m)
-	if r := ruled(m, p); r != nil {
+	d.Rule = m.ruleName()
+	if r := ruled(m, p, subject, v.policy, d.Time); r != nil {
 		d.refuse(r.reason, Step{Name: stepRule, Detail: r.detail})
 		return
 	}
-	d.add(Step{Name: stepRule, Outcome: OutcomePass, Detail: fmt.Sprintf("rule %s, domain %q", quote(m.rule.Name), m.domain)})
+	d.add(Step{Name: stepRule, Outcome: OutcomePass, Detail: "rule " + quote(m.rule.Name) + m.held.String()})
 	v.expires = d.Time.Add(maxVerdictAge)
 	earliest(&v.expires, m.until)
 
@@ -344,11 +345,9 @@ var ErrNoAccount = errors.New("mtls: no account")
 func (g *Guard) judgeAccount(ctx context.Context, v *verdict, chosen candidate, m match) {
 	d := v.decision
 	data := &identity.Data{
-		Rule: m.rule.Name, Domain: m.domain, Roles: m.rule.Roles, Authority: chosen.authority.Name,
-		Peer: d.Peer, Account: identity.Account{Name: m.rule.Account},
-	}
-	if data.Account.Name == "" {
-		data.Account.Name = m.rule.Name
+		Rule: m.rule.Name, Domain: m.held.domain, URI: m.held.uri, Email: m.held.email, UPN: m.held.upn,
+		Roles: m.roles(), Authority: chosen.authority.Name,
+		Peer: d.Peer, Account: identity.Account{Name: m.account()},
 	}
 	for _, cert := range chosen.chain {
 		data.Raw = append(data.Raw, cert.Raw)
@@ -394,8 +393,14 @@ func (g *Guard) judgeAccount(ctx context.Context, v *verdict, chosen candidate, 
 }
 
 // shadowStep reports what a shadow policy says. It looks at rules alone, so that
-// it causes no network work.
-func shadowStep(m match) Step {
+// it causes no network work. It enforces nothing, not even by a panic in a Rule.When.
+func (g *Guard) shadowStep(shadow *policyState, s *ruleset.Subject, now time.Time) (step Step) {
+	defer func() {
+		if p := recover(); p != nil {
+			step = Step{Name: stepShadow, Outcome: OutcomeUnknown, Detail: "the shadow policy panicked: " + safe(fmt.Sprint(p))}
+		}
+	}()
+	m := shadow.match(s, now)
 	switch {
 	case m.rule == nil:
 		return Step{Name: stepShadow, Outcome: OutcomeFail, Detail: "the shadow policy lists no such client"}
@@ -403,4 +408,11 @@ func shadowStep(m match) Step {
 		return Step{Name: stepShadow, Outcome: OutcomeFail, Detail: "the shadow policy's rule " + quote(m.rule.Name) + " denies it"}
 	}
 	return Step{Name: stepShadow, Outcome: OutcomePass, Detail: "the shadow policy's rule " + quote(m.rule.Name) + " lists it"}
+}
+
+// earliest lowers t to u, where the zero time means never.
+func earliest(t *time.Time, u time.Time) {
+	if !u.IsZero() && (t.IsZero() || u.Before(*t)) {
+		*t = u
+	}
 }

@@ -2,14 +2,12 @@ package mtls
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/mtlsguard/mtls/internal/dnsname"
 	"github.com/mtlsguard/mtls/internal/evidence"
@@ -54,6 +52,7 @@ type presented struct {
 	raw   [][]byte
 	certs []*x509.Certificate // certs[0] is the client's; the others are what it hopes will help
 	names []string            // canonical dNSNames of certs[0]
+	alt   x509ext.AltNames    // its subject alternative names
 	cas   []*x509.Certificate // of certs[1:], those that lead to an anchor
 }
 
@@ -99,7 +98,8 @@ func (g *Guard) parse(raw [][]byte) (*presented, *refusal) {
 
 func (p *presented) checkLeaf(maxNames int) *refusal {
 	leaf := p.certs[0]
-	if n := len(leaf.DNSNames) + len(leaf.EmailAddresses) + len(leaf.IPAddresses) + len(leaf.URIs); n > maxNames {
+	p.alt = x509ext.ReadAltNames(leaf)
+	if n := p.alt.Count; n > maxNames {
 		return refusef(ReasonMalformedCertificate, "%d subject alternative names, more than %d", n, maxNames)
 	}
 	for _, san := range leaf.DNSNames {
@@ -109,6 +109,7 @@ func (p *presented) checkLeaf(maxNames int) *refusal {
 		}
 		p.names = append(p.names, name)
 	}
+	x509ext.AcceptAltNames(leaf, p.alt)
 	switch {
 	case leaf.IsCA:
 		return refusef(ReasonKeyUsage, "the client's certificate is a CA certificate")
@@ -280,76 +281,6 @@ func explain(err error, now time.Time) *refusal {
 	return refusef(ReasonUntrustedIssuer, "%s", text)
 }
 
-// ancestry returns the keys of all CAs that stand above the client's certificate
-// by signature alone: purposes, times and constraints do not matter to a rule that
-// denies an issuer.
-func (p *presented) ancestry(roots *rootsState) []KeyHash {
-	var keys []KeyHash
-	above := []*x509.Certificate{p.certs[0]}
-	for i := 0; i < len(above); i++ { // above grows
-		child := above[i]
-		for _, c := range slices.Concat(roots.subjects[string(child.RawIssuer)], p.cas) {
-			if bytes.Equal(c.RawSubject, child.RawIssuer) && !slices.ContainsFunc(above, c.Equal) && child.CheckSignatureFrom(c) == nil {
-				above = append(above, c)
-				keys = append(keys, HashPublicKey(c))
-			}
-		}
-	}
-	return keys
-}
-
-// subject reduces the certificate and its chains to what rules name, and, for the
-// deny rules of the policies, to what only they look at.
-func (p *presented) subject(roots *rootsState, all []candidate, policies ...*policyState) *subject {
-	leaf := p.certs[0]
-	s := &subject{hash: HashCertificate(leaf), key: HashPublicKey(leaf), names: p.names}
-	s.twin = s.hash
-	if len(all) > 0 { // every chain has the same issuer key
-		if twin, ok := x509ext.Twin(leaf, all[0].chain[1]); ok {
-			s.twin = sha256.Sum256(twin)
-		}
-	}
-	if slices.ContainsFunc(policies, func(p *policyState) bool { return p.deniesDomains }) {
-		s.other, s.more = otherNames(leaf)
-	}
-	for _, c := range all {
-		s.views = append(s.views, chainView{authority: c.authority.Name, public: c.authority.Public, keys: c.keys, usable: c.usable})
-	}
-	if slices.ContainsFunc(policies, func(p *policyState) bool { return p.deniesIssuers }) {
-		keys := p.ancestry(roots)
-		for _, a := range roots.authorities {
-			if slices.ContainsFunc(keys, func(k KeyHash) bool { return a.keys[k] }) {
-				s.views = append(s.views, chainView{authority: a.Name, public: a.Public, keys: keys})
-			}
-		}
-	}
-	return s
-}
-
-// maxOtherNames bounds the names that are taken from texts.
-const maxOtherNames = 1024
-
-// otherNames finds whatever looks like a domain in the texts of a certificate: in
-// a common name, an e-mail address, a URI, a user principal name. It reports
-// whether there are more than it looks for.
-func otherNames(leaf *x509.Certificate) (names []string, more bool) {
-	for _, text := range x509ext.Texts(leaf) {
-		for token := range strings.FieldsFuncSeq(text, func(r rune) bool {
-			return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) && !strings.ContainsRune(".-_*", r)
-		}) {
-			name, err := dnsname.FromPolicy(strings.Trim(token, ".-_"))
-			if err != nil || slices.Contains(names, name) {
-				continue
-			}
-			if len(names) == maxOtherNames {
-				return names, true
-			}
-			names = append(names, name)
-		}
-	}
-	return names, false
-}
-
 // describe fills in what the certificate says of itself.
 func (d *Decision) describe(p *presented) {
 	if p == nil || len(p.certs) == 0 {
@@ -362,35 +293,4 @@ func (d *Decision) describe(p *presented) {
 	for _, n := range leaf.DNSNames[:min(len(leaf.DNSNames), 10)] {
 		d.Names = append(d.Names, safe(n))
 	}
-}
-
-// ruled turns a match into a refusal, or nil.
-func ruled(m match, p *presented) *refusal {
-	switch {
-	case m.rule == nil:
-		return refusef(ReasonNotAllowed, "no rule lists this client; %s", p.someNames())
-	case m.rule.Deny:
-		return refusef(ReasonDeniedByRule, "rule %s denies it", quote(m.rule.Name))
-	}
-	return nil
-}
-
-func ruleName(m match) string {
-	if m.rule == nil {
-		return ""
-	}
-	return m.rule.Name
-}
-
-// someNames lists the canonical names, or says that there are none.
-func (p *presented) someNames() string {
-	if len(p.names) == 0 {
-		return "it has no dNSName (a common name admits nobody)"
-	}
-	const most = 10
-	list := strings.Join(p.names[:min(len(p.names), most)], ", ")
-	if more := len(p.names) - most; more > 0 {
-		list += fmt.Sprintf(" and %d more", more)
-	}
-	return "its names are " + cut(list, 400)
 }

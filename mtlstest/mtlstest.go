@@ -64,6 +64,9 @@ type Identity struct {
 	Rule        string // name of the rule
 	Name        string // of the account; empty: Rule
 	Domain      string
+	URI         string
+	Email       string
+	UPN         string
 	Roles       []string
 	Authority   string
 	Groups      []string
@@ -88,7 +91,7 @@ func NewRequest(t TB, method, target string, body io.Reader, id Identity) *http.
 	}
 	r.RemoteAddr = "192.0.2.1:1234"
 	data := &identity.Data{
-		Rule: id.Rule, Domain: id.Domain, Roles: id.Roles, Authority: id.Authority, Peer: id.Peer,
+		Rule: id.Rule, Domain: id.Domain, URI: id.URI, Email: id.Email, UPN: id.UPN, Roles: id.Roles, Authority: id.Authority, Peer: id.Peer,
 		Account: identity.Account{Name: id.Name, Groups: id.Groups, Attributes: id.Attributes},
 	}
 	if data.Account.Name == "" {

@@ -17,6 +17,9 @@ import (
 type Data struct {
 	Rule      string   // name of the rule that matched
 	Domain    string   // canonical name that matched; empty where the rule names none
+	URI       string   // the same of the rule's URIs,
+	Email     string   // of its Emails,
+	UPN       string   // and of its UPNs
 	Roles     []string // roles of the rule
 	Authority string   // name of the authority under which the chain was built
 	Account   Account

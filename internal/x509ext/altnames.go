@@ -1,0 +1,118 @@
+package x509ext
+
+import (
+	"crypto/x509"
+	"encoding/asn1"
+	"slices"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+var oidUPN = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 20, 2, 3}
+
+// AltNames are the names in the subject alternative name extension (RFC 5280
+// section 4.2.1.6) as they were written: crypto/x509 keeps a URI only as it reads
+// it, and no otherName.
+type AltNames struct {
+	Count  int      // of all types
+	URIs   []string // uniformResourceIdentifier
+	Emails []string // rfc822Name
+	UPNs   []string // Microsoft user principal names, an otherName of a UTF8String
+	// Whole is false where a name could not be read, or is of a type that is
+	// neither dNSName, iPAddress nor one of these.
+	Whole bool
+	// BadUPN is set where a user principal name could not be read.
+	BadUPN bool
+}
+
+// ReadAltNames reads the extension. Without one there are no names, which is the
+// whole of it.
+func ReadAltNames(c *x509.Certificate) AltNames {
+	a := AltNames{Whole: true}
+	value, ok := extensionValue(c, oidSubjectAltName)
+	if !ok {
+		return a
+	}
+	var names cryptobyte.String
+	if !value.ReadASN1(&names, cbasn1.SEQUENCE) || !value.Empty() {
+		return AltNames{BadUPN: true}
+	}
+	for !names.Empty() {
+		var name cryptobyte.String
+		var tag cbasn1.Tag
+		if !names.ReadAnyASN1(&name, &tag) {
+			a.Whole, a.BadUPN = false, true
+			return a
+		}
+		a.Count++
+		switch tag {
+		case cbasn1.Tag(0).ContextSpecific().Constructed():
+			upn, is, ok := readUPN(name)
+			a.BadUPN = a.BadUPN || is && !ok
+			if !ok {
+				a.Whole = false
+				continue
+			}
+			a.UPNs = append(a.UPNs, upn)
+		case cbasn1.Tag(1).ContextSpecific():
+			a.Emails = append(a.Emails, string(name))
+		case cbasn1.Tag(6).ContextSpecific():
+			a.URIs = append(a.URIs, string(name))
+		case cbasn1.Tag(2).ContextSpecific(), cbasn1.Tag(7).ContextSpecific():
+		default:
+			a.Whole = false
+		}
+	}
+	return a
+}
+
+// readUPN reads the contents of an otherName:
+//
+//	OtherName ::= SEQUENCE { type-id OBJECT IDENTIFIER, value [0] EXPLICIT ANY }
+//
+// It reports whether it is a user principal name, or may be, and whether it could
+// be read.
+func readUPN(name cryptobyte.String) (upn string, is, ok bool) {
+	var oid asn1.ObjectIdentifier
+	var value, text cryptobyte.String
+	if !name.ReadASN1ObjectIdentifier(&oid) {
+		return "", true, false
+	}
+	if !oid.Equal(oidUPN) {
+		return "", false, false
+	}
+	ok = name.ReadASN1(&value, cbasn1.Tag(0).ContextSpecific().Constructed()) && name.Empty() &&
+		value.ReadASN1(&text, cbasn1.UTF8String) && value.Empty() && utf8.Valid(text)
+	return string(text), true, ok
+}
+
+// AcceptAltNames takes a critical subject alternative name extension for handled
+// if all of its names are of types that rules look at. crypto/x509 handles it only
+// with a dNSName, an e-mail address, an IP address or a URI in it, and so refuses
+// certificates for nothing but a user principal name.
+func AcceptAltNames(c *x509.Certificate, a AltNames) {
+	if a.Whole && len(a.UPNs) > 0 {
+		c.UnhandledCriticalExtensions = slices.DeleteFunc(c.UnhandledCriticalExtensions, oidSubjectAltName.Equal)
+	}
+}
+
+// ExtensionIs reports whether the certificate has the extension with the given
+// content, bit for bit.
+func ExtensionIs(c *x509.Certificate, oid asn1.ObjectIdentifier, content []byte) bool {
+	value, ok := extensionValue(c, oid)
+	return ok && string(value) == string(content)
+}
+
+// StringExtension returns the content of an extension that is one DER UTF8String,
+// PrintableString or IA5String.
+func StringExtension(content []byte) (string, bool) {
+	in := cryptobyte.String(content)
+	var text cryptobyte.String
+	var tag cbasn1.Tag
+	if !in.ReadAnyASN1(&text, &tag) || !in.Empty() || !utf8.Valid(text) {
+		return "", false
+	}
+	return string(text), tag == cbasn1.UTF8String || tag == cbasn1.PrintableString || tag == cbasn1.IA5String
+}

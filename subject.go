@@ -1,0 +1,215 @@
+package mtls
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/mtlsguard/mtls/internal/altname"
+	"github.com/mtlsguard/mtls/internal/dn"
+	"github.com/mtlsguard/mtls/internal/dnsname"
+	"github.com/mtlsguard/mtls/internal/ruleset"
+	"github.com/mtlsguard/mtls/internal/x509ext"
+)
+
+// subject reduces the certificate and its chains to what rules name, and, for the
+// deny rules of the policies, to what only they look at.
+func (p *presented) subject(roots *rootsState, all []candidate, now time.Time, policies ...*policyState) *ruleset.Subject {
+	leaf := p.certs[0]
+	var broad ruleset.Broad
+	for _, policy := range policies {
+		broad = broad.Or(policy.set.Broad())
+	}
+	s := &ruleset.Subject{
+		Certificate: ruleset.Hash(HashCertificate(leaf)), Key: ruleset.Hash(HashPublicKey(leaf)), Names: p.names,
+		Subject: dn.Values(leaf.Subject, broad.Names), Issuer: dn.Values(leaf.Issuer, broad.Names),
+		Extensions: leaf.Extensions, Policies: leaf.Policies, Unread: p.alt.BadUPN,
+	}
+	s.Twin = s.Certificate
+	if len(all) > 0 { // every chain has the same issuer key
+		if twin, ok := x509ext.Twin(leaf, all[0].chain[1]); ok {
+			s.Twin = sha256.Sum256(twin)
+		}
+	}
+	p.alternatives(s)
+	switch key := leaf.PublicKey.(type) {
+	case *rsa.PublicKey:
+		s.RSABits = key.N.BitLen()
+	case *ecdsa.PublicKey:
+		s.Curve = key.Params().Name
+	case ed25519.PublicKey:
+		s.Curve = "Ed25519"
+	}
+	var own *x509.Certificate
+	s.Leaf = func() *x509.Certificate {
+		if own == nil {
+			own, _ = x509.ParseCertificate(bytes.Clone(leaf.Raw)) // it was parsed before
+		}
+		return own
+	}
+	if broad.Texts {
+		texts := x509ext.Texts(leaf)
+		s.Other, s.More = otherNames(texts)
+		for _, text := range texts {
+			s.Texts = append(s.Texts, altname.BroadKeys(text)...)
+		}
+	}
+	for _, c := range all {
+		s.Views = append(s.Views, ruleset.View{
+			Authority: c.authority.Name, Public: c.authority.Public, Keys: c.hashes(), Usable: c.usable, Asserts: c.asserts(now),
+		})
+	}
+	if broad.Issuers {
+		keys := p.ancestry(roots)
+		for _, a := range roots.authorities {
+			if slices.ContainsFunc(keys, func(k ruleset.Hash) bool { return a.keys[KeyHash(k)] }) {
+				s.Views = append(s.Views, ruleset.View{Authority: a.Name, Public: a.Public, Keys: keys})
+			}
+		}
+	}
+	return s
+}
+
+// alternatives fills in the names of other types than dNSName.
+func (p *presented) alternatives(s *ruleset.Subject) {
+	for _, text := range p.alt.URIs {
+		if uri, ok := altname.URIFromSAN(text); ok {
+			s.URIs = append(s.URIs, uri)
+		}
+	}
+	s.Alone = len(p.alt.URIs) == 1 && altname.IsSPIFFE(p.alt.URIs[0])
+	for _, text := range p.alt.Emails {
+		if email, ok := altname.EmailFromSAN(text); ok {
+			s.Emails = append(s.Emails, email)
+		}
+	}
+	for _, text := range p.alt.UPNs {
+		if upn, ok := altname.UPNFromSAN(text); ok {
+			s.UPNs = append(s.UPNs, upn)
+		}
+	}
+}
+
+// hashes are the keys of the CAs of the chain.
+func (c *candidate) hashes() []ruleset.Hash {
+	list := make([]ruleset.Hash, len(c.keys))
+	for i, key := range c.keys {
+		list[i] = ruleset.Hash(key)
+	}
+	return list
+}
+
+// asserts returns whether the chain is valid for one of the policies (RFC 5280
+// section 6.1) with initial-explicit-policy. crypto/x509 cannot be asked for that:
+// with CertificatePolicies it also takes a chain in which no certificate asserts a
+// policy. The client's certificate may demand it, though, and so this one does, in
+// a copy (section 6.1.5 (b)).
+func (c *candidate) asserts(now time.Time) func([]x509.OID) bool {
+	known := map[string]bool{}
+	return func(policies []x509.OID) bool {
+		key := fmt.Sprint(policies)
+		valid, ok := known[key]
+		if !ok {
+			valid = c.validFor(policies, now)
+			known[key] = valid
+		}
+		return valid
+	}
+}
+
+func (c *candidate) validFor(policies []x509.OID, now time.Time) bool {
+	last := len(c.chain) - 1
+	leaf := *c.chain[0]
+	leaf.RequireExplicitPolicyZero = true
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(c.chain[last])
+	for _, ca := range c.chain[1:last] {
+		between.AddCert(ca)
+	}
+	chains, err := leaf.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: c.authority.Purpose.usages(), CertificatePolicies: policies,
+	})
+	return err == nil && len(policies) > 0 && slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool {
+		return slices.EqualFunc(chain, c.chain, (*x509.Certificate).Equal)
+	})
+}
+
+// ancestry returns the keys of all CAs that stand above the client's certificate
+// by signature alone: purposes, times and constraints do not matter to a rule that
+// denies an issuer.
+func (p *presented) ancestry(roots *rootsState) []ruleset.Hash {
+	var keys []ruleset.Hash
+	above := []*x509.Certificate{p.certs[0]}
+	for i := 0; i < len(above); i++ { // above grows
+		child := above[i]
+		for _, c := range slices.Concat(roots.subjects[string(child.RawIssuer)], p.cas) {
+			if bytes.Equal(c.RawSubject, child.RawIssuer) && !slices.ContainsFunc(above, c.Equal) && child.CheckSignatureFrom(c) == nil {
+				above = append(above, c)
+				keys = append(keys, ruleset.Hash(HashPublicKey(c)))
+			}
+		}
+	}
+	return keys
+}
+
+// maxOtherNames bounds the names that are taken from texts.
+const maxOtherNames = 1024
+
+// otherNames finds whatever looks like a domain in the texts of a certificate, as in
+// a common name, an e-mail address, a URI, a user principal name. It reports
+// whether there are more than it looks for.
+func otherNames(texts []string) (names []string, more bool) {
+	for _, text := range texts {
+		for token := range strings.FieldsFuncSeq(text, func(r rune) bool {
+			return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) && !strings.ContainsRune(".-_*", r)
+		}) {
+			name, err := dnsname.FromPolicy(strings.Trim(token, ".-_"))
+			if err != nil || slices.Contains(names, name) {
+				continue
+			}
+			if len(names) == maxOtherNames {
+				return names, true
+			}
+			names = append(names, name)
+		}
+	}
+	return names, false
+}
+
+// ruled turns a match into a refusal, or nil.
+func ruled(m match, p *presented, s *ruleset.Subject, policy *policyState, now time.Time) *refusal {
+	switch {
+	case m.rule == nil:
+		return refusef(ReasonNotAllowed, "no rule lists this client; %s%s", p.someNames(), policy.nearly(s, now))
+	case m.rule.Deny:
+		return refusef(ReasonDeniedByRule, "rule %s denies it", quote(m.rule.Name))
+	}
+	return nil
+}
+
+// someNames lists the names that rules could list, or says that there are none.
+func (p *presented) someNames() string {
+	var list []string
+	for kind, names := range [][]string{p.names, p.alt.URIs, p.alt.Emails, p.alt.UPNs} {
+		for _, n := range names {
+			list = append(list, [...]string{"", "URI ", "e-mail ", "UPN "}[kind]+safe(n))
+		}
+	}
+	if len(list) == 0 {
+		return "it has no subject alternative name (a common name admits nobody)"
+	}
+	const most = 10
+	text := strings.Join(list[:min(len(list), most)], ", ")
+	if more := len(list) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return "its names are " + cut(text, 400)
+}
