@@ -74,6 +74,11 @@ func NoOrigin() *Origin { return &Origin{off: true} }
 // IsNone reports whether the Origin is that of NoOrigin.
 func (o *Origin) IsNone() bool { return o != nil && o.off }
 
+// settings reports whether anything is set.
+func (o *Origin) settings() bool {
+	return o.Published || o.RequireDNSSEC || o.ReportOnly || o.Window != 0 || len(o.Hosts)+len(o.Prefixes)+len(o.ReverseSuffixes)+len(o.AllowNetworks) > 0
+}
+
 // Bounds on the lookups of one decision (as RFC 7208 section 4.6.4 has them for
 // SPF) and on what they may say.
 const (
@@ -94,7 +99,7 @@ func compileOrigin(o *Origin, field string) (*originSpec, error) {
 		Off: o.off, Published: o.Published, RequireDNSSEC: o.RequireDNSSEC, ReportOnly: o.ReportOnly,
 		Prefixes: slices.Clone(o.Prefixes), Allow: slices.Clone(o.AllowNetworks), Window: o.Window,
 	}
-	if o.off && (s.Published || s.RequireDNSSEC || s.ReportOnly || s.Window != 0 || len(o.Hosts)+len(o.Prefixes)+len(o.ReverseSuffixes)+len(o.AllowNetworks) > 0) {
+	if o.off && o.settings() {
 		failed.add(field, "", "NoOrigin with settings")
 	}
 	s.Hosts = originNames(&failed, field+".Hosts", o.Hosts, maxOriginHosts)

@@ -20,6 +20,7 @@ func compilePolicy(rules []Rule) (*policyState, error) {
 	state := &policyState{grants: make([]grant, 0, len(rules))}
 	compiled := make([]ruleset.Rule, 0, len(rules))
 	var disabled []ruleset.Rule
+	origins := map[*Origin]*originSpec{} // many rules may share one
 	names := make(map[string]bool, len(rules))
 	for i := range rules {
 		r, began := &rules[i], len(failed)
@@ -32,7 +33,7 @@ func compilePolicy(rules []Rule) (*policyState, error) {
 		}
 		names[r.Name] = true
 		c := ruleset.Rule{Name: r.Name, Place: int32(i), Deny: r.Deny, AnyClient: r.InsecureAnyClient}
-		g := compileRule(&failed, field, r, &c)
+		g := compileRule(&failed, field, r, &c, origins)
 		failed.locate(began, i, field)
 		if r.Disabled {
 			c.Order = int32(len(disabled))
@@ -76,7 +77,7 @@ func each(failed *problems, field string, list []string, problem string, read fu
 	return canonical
 }
 
-func compileRule(failed *problems, field string, r *Rule, c *ruleset.Rule) grant {
+func compileRule(failed *problems, field string, r *Rule, c *ruleset.Rule, origins map[*Origin]*originSpec) grant {
 	wildcard := compileNames(failed, field, r, c)
 	compileConditions(failed, field, r, c)
 	compileIssuers(failed, field, r, c)
@@ -119,12 +120,10 @@ func compileRule(failed *problems, field string, r *Rule, c *ruleset.Rule) grant
 		g.as = &clientAs{account: r.Account, roles: slices.Clone(r.Roles)}
 	}
 	if r.Origin != nil {
-		o, err := compileOrigin(r.Origin, field+": Origin")
-		failed.join(err)
+		g.origin = originFor(failed, field+": Origin", r.Origin, origins)
 		if r.Origin.Published && len(r.Domains) == 0 {
 			failed.add(field+": Origin.Published", "", "the rule names no domain that could publish anything")
 		}
-		g.origin = o
 	}
 	if len(r.Domains) == 0 || wildcard {
 		if g.origin == nil || !g.origin.Stated() {
@@ -132,6 +131,24 @@ func compileRule(failed *problems, field string, r *Rule, c *ruleset.Rule) grant
 		}
 	}
 	return g
+}
+
+// originFor compiles an Origin, or finds what it was compiled to for another rule.
+// All that NoOrigin returned are one.
+func originFor(failed *problems, field string, o *Origin, known map[*Origin]*originSpec) *originSpec {
+	key := o
+	if o.off && !o.settings() {
+		key = nil
+	}
+	if spec, ok := known[key]; ok {
+		return spec
+	}
+	spec, err := compileOrigin(o, field)
+	failed.join(err)
+	if err == nil {
+		known[key] = spec
+	}
+	return spec
 }
 
 // compileNames reads the names, certificates and keys of the clients, and reports

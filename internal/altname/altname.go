@@ -66,7 +66,16 @@ func URIFromSAN(s string) (string, bool) {
 		host := strings.LastIndexByte(after[:end], '@') + 1
 		rest = "//" + after[:host] + strings.ToLower(after[host:end]) + after[end:]
 	}
-	return before + ":" + rest, true
+	return sparing(before+":"+rest, s), true
+}
+
+// sparing returns s in the place of an equal copy: a policy of a million rules keeps
+// the text that it was given.
+func sparing(canonical, s string) string {
+	if canonical == s {
+		return s
+	}
+	return canonical
 }
 
 func scheme(s string) string {
@@ -118,7 +127,7 @@ func TrustDomainOf(s string) string {
 // domain, and returns it as TrustDomainOf does.
 func TrustDomain(policy string) (string, bool) {
 	prefix, ok := strings.CutSuffix(policy, "*")
-	return prefix, ok
+	return prefix, ok && ClaimsSPIFFE(prefix)
 }
 
 func isTrustDomain(s string) bool {
@@ -144,7 +153,7 @@ func EmailFromPolicy(s string) (string, error) {
 	if local := s[:i]; local != "*" && !isLocal(local) {
 		return "", errors.New("the part before the @ is not a dot-atom of ASCII (RFC 5322 section 3.2.3); the only wildcard is *@host")
 	}
-	return s[:i] + "@" + host, nil
+	return sparing(s[:i]+"@"+host, s), nil
 }
 
 // EmailFromSAN returns the canonical form of an rfc822Name.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/x509"
 	"slices"
-	"strings"
 
 	"github.com/mtlsguard/mtls/internal/altname"
 	"github.com/mtlsguard/mtls/internal/dn"
@@ -48,7 +47,10 @@ func (walkedOnly) index(*index, *Rule) {}
 type certificates []Hash
 
 // Certificates demands one of the certificates.
-func (r *Rule) Certificates(list []Hash) { r.add(certificates(list)) }
+func (r *Rule) Certificates(list []Hash) {
+	r.pinned = true
+	r.add(certificates(list))
+}
 
 func (certificates) field() string { return "Certificates" }
 func (c certificates) allows(s *Subject) bool {
@@ -169,13 +171,16 @@ func broadly(list []string, s *Subject) bool {
 
 func indexNames(x *index, allow *postings[string], list []string, r *Rule) {
 	for _, name := range list {
+		prefix, all := altname.TrustDomain(name)
 		switch {
 		case r.Deny:
 			x.texts.add(altname.Broad(name), r.Order)
 		case altname.Every(name):
 			allow.add(altname.At(name), r.Order)
+		case all:
+			allow.add(prefix, r.Order)
 		default:
-			allow.add(strings.TrimSuffix(name, "*"), r.Order)
+			allow.add(name, r.Order)
 		}
 	}
 }

@@ -66,6 +66,7 @@ type Rule struct {
 	// AnyClient allows chains of public authorities although the rule does not say
 	// who the client is.
 	AnyClient bool
+	pinned    bool   // it names certificates
 	times     *times // nil: always
 	conds     []condition
 	chain     []chainCondition
@@ -249,10 +250,13 @@ func (s *Set) Match(subject *Subject, now time.Time) Match {
 	var m Match
 	deny := search{set: s, subject: subject, now: now, deny: true, best: -1}
 	if subject.More || subject.Unread { // some of its names are not known
-		for i := range s.rules {
-			if s.rules[i].Deny {
-				deny.try(int32(i))
+		for _, pinned := range []bool{true, false} {
+			for i := 0; i < len(s.rules) && (pinned || !deny.first); i++ {
+				if r := &s.rules[i]; r.Deny && r.pinned == pinned && deny.try(r.Order) {
+					break
+				}
 			}
+			deny.first = deny.best >= 0
 		}
 	} else {
 		s.deny.visit(&deny)

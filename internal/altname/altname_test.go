@@ -1,0 +1,77 @@
+package altname_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mtlsguard/mtls/internal/altname"
+)
+
+func TestBroadKeysFindWhatIsMeant(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		policy, text string
+		want         bool
+	}{
+		{"a@b.example", "A@B.example", true},
+		{"a@b.example", " a@b.example. ", true},
+		{"a@b.example", "a%40b.example", true},
+		{"a@b.example", "xa@b.example", false},
+		{"*@b.example", "x@y@b.example", true},
+		{"*@b.example", "x@a.b.example", false},
+		{"*@xn--bcher-kva.example", "x@BÜCHER.example", true},
+		{"spiffe://a.example/*", "SPIFFE://u:p@A.EXAMPLE.:99/x?y", true},
+		{"spiffe://a.example/*", "spiffe:a.example", true},
+		{"spiffe://a.example/*", "spiffe://b.a.example/a.example", false},
+		{"spiffe://a.example/x", "spiffe://a.example/%58", true},
+		{"spiffe://a.example/x", "spiffe://a.example/x/y", false},
+		{"kim@b.example", "\u212aim@b.example", true},
+		{"straße@b", "STRASSE@b", false}, // folding is of single letters
+	} {
+		require.Equal(t, row.want, strings.Contains("\n"+strings.Join(altname.BroadKeys(row.text), "\n")+"\n", "\n"+altname.Broad(row.policy)+"\n"), "%q %q", row.policy, row.text)
+	}
+}
+
+// FuzzCanonical: a canonical name is that of itself, what a policy takes a
+// certificate can hold, and what is denied is found by the name itself.
+func FuzzCanonical(f *testing.F) {
+	for _, s := range []string{
+		"https://u@A.example:1/p?q#f", "urn:x:y", "spiffe://a.example/b", "spiffe://a.example/*", "a@b.example", "*@b.example", "Ann@CORP", "jörg@corp", "a@b@c", "x:", "//a", "a:b@c", ":", "@",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for i, kind := range []struct {
+			policy func(string) (string, error)
+			san    func(string) (string, bool)
+		}{{altname.URIFromPolicy, altname.URIFromSAN}, {altname.EmailFromPolicy, altname.EmailFromSAN}, {altname.UPNFromPolicy, altname.UPNFromSAN}} {
+			san, ok := kind.san(s)
+			if ok {
+				again, ok := kind.san(san)
+				require.True(t, ok)
+				require.Equal(t, san, again)
+				if !strings.Contains(san, "*") {
+					require.Contains(t, altname.BroadKeys(s), altname.Broad(san))
+				}
+				require.False(t, i > 0 && strings.Contains(san, "*"), "a certificate holds no wildcard")
+				require.False(t, altname.IsSPIFFE(san) && strings.Contains(san, "*"))
+			}
+			policy, err := kind.policy(s)
+			if err != nil {
+				continue
+			}
+			again, err := kind.policy(policy)
+			require.NoError(t, err)
+			require.Equal(t, policy, again)
+			if _, all := altname.TrustDomain(policy); all || altname.Every(policy) {
+				continue
+			}
+			if san, ok := kind.san(s); ok {
+				require.Equal(t, policy, san)
+			}
+			require.NotContains(t, policy, "*")
+		}
+	})
+}

@@ -1,0 +1,148 @@
+package ruleset_test
+
+import (
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mtlsguard/mtls/internal/altname"
+	"github.com/mtlsguard/mtls/internal/dn"
+	"github.com/mtlsguard/mtls/internal/ruleset"
+)
+
+var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// world makes rules and subjects of so few values that they often meet.
+type world struct{ *rand.Rand }
+
+func pick[T any](w world, list ...T) T { return list[w.IntN(len(list))] }
+
+func some[T any](w world, most int, one func() T) []T {
+	list := make([]T, 1+w.IntN(most))
+	for i := range list {
+		list[i] = one()
+	}
+	return list
+}
+
+func (w world) hash() ruleset.Hash { return ruleset.Hash{byte(1 + w.IntN(4))} }
+func (w world) domain() string {
+	return pick(w, "a.example", "b.a.example", "*.a.example", "c.b.a.example", "*.b.a.example", "*.example", "x.example", "example")
+}
+func (w world) uri() string {
+	return pick(w, "spiffe://a.example/x", "spiffe://a.example/y", "spiffe://b.example/x", "urn:x", "https://a.example/")
+}
+func (w world) address() string {
+	return pick(w, "u@a.example", "v@a.example", "u@b.example", "w@c.a.example")
+}
+
+func (w world) rule(i int) ruleset.Rule {
+	r := ruleset.Rule{Name: fmt.Sprint(i), Order: int32(i), Deny: w.IntN(3) == 0, AnyClient: w.IntN(4) == 0}
+	for n := w.IntN(3); n >= 0; n-- {
+		switch w.IntN(11) {
+		case 0:
+			r.Certificates(some(w, 2, w.hash))
+		case 1:
+			r.PublicKeys(some(w, 2, w.hash))
+		case 2, 3:
+			r.Domains(some(w, 3, w.domain))
+		case 4:
+			r.URIs(some(w, 2, func() string { return pick(w, w.uri(), "spiffe://a.example/*") }))
+		case 5:
+			r.Emails(some(w, 2, func() string { return pick(w, w.address(), "*@a.example") }))
+		case 6:
+			r.UPNs(some(w, 2, func() string { return pick(w, w.address(), "*@a.example") }))
+		case 7:
+			p, err := dn.ParsePattern("O", pick(w, "x", "y", "*", "x*"), w.IntN(2) == 0)
+			if err != nil {
+				panic(err)
+			}
+			r.Attribute(w.IntN(2) == 0, p)
+		case 8:
+			r.Authorities(some(w, 2, func() string { return pick(w, "one", "two", "web") }))
+		case 9:
+			r.IssuerKeys(some(w, 2, w.hash))
+		case 10:
+			at := start.Add(time.Duration(w.IntN(5)-2) * time.Hour)
+			r.Between(pick(w, time.Time{}, at), pick(w, time.Time{}, at.Add(time.Hour)))
+		}
+	}
+	return r
+}
+
+func (w world) subject() *ruleset.Subject {
+	maybe := func(one func() string) (list []string) {
+		if w.IntN(2) == 0 {
+			list = some(w, 3, one)
+		}
+		return list
+	}
+	name := func() []dn.Value {
+		return dn.Values(pkix.Name{Names: []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{2, 5, 4, 10}, Value: pick(w, "x", "X", "y", "xy")}}}, true)
+	}
+	s := &ruleset.Subject{
+		Certificate: w.hash(), Key: w.hash(), Names: maybe(w.domain), URIs: maybe(w.uri), Emails: maybe(w.address), UPNs: maybe(w.address),
+		Subject: name(), Issuer: name(), Unread: w.IntN(10) == 0, More: w.IntN(10) == 0,
+		Leaf: func() *x509.Certificate { return nil },
+	}
+	s.Twin = pick(w, s.Certificate, w.hash())
+	s.Alone = len(s.URIs) == 1 && altname.IsSPIFFE(s.URIs[0])
+	for _, texts := range [][]string{s.URIs, s.Emails, s.UPNs, maybe(w.address)} {
+		for _, text := range texts {
+			s.Texts = append(s.Texts, altname.BroadKeys(text)...)
+		}
+	}
+	s.Other = maybe(w.domain)
+	for range w.IntN(4) {
+		s.Views = append(s.Views, ruleset.View{Authority: pick(w, "one", "two", "web"), Public: w.IntN(3) == 0, Keys: some(w, 2, w.hash), Usable: w.IntN(4) > 0})
+	}
+	return s
+}
+
+// TestIndexFindsWhatWalkingFinds: an index that misses a rule that denies admits
+// whom it should not.
+func TestIndexFindsWhatWalkingFinds(t *testing.T) {
+	t.Parallel()
+	counts := map[string]int{}
+	for seed := range uint64(4000) {
+		w := world{rand.New(rand.NewPCG(seed, 1))}
+		rules := make([]ruleset.Rule, w.IntN(12))
+		for i := range rules {
+			rules[i] = w.rule(i)
+		}
+		set := ruleset.New(rules)
+		for range 20 {
+			s := w.subject()
+			want, got := set.Walk(s, start), set.Match(s, start)
+			require.True(t, want == got.Rule, "seed %d", seed)
+			switch {
+			case want == nil:
+				counts["none"]++
+			case want.Deny:
+				counts["deny"]++
+			default:
+				counts["allow"]++
+				require.NotEmpty(t, want.Views(s))
+			}
+			// Nothing changes before Until, and what changes by time changes then.
+			until := got.Until
+			if until.IsZero() {
+				until = start.Add(100 * time.Hour)
+			}
+			require.False(t, until.Before(start))
+			for at := start; at.Before(until); at = at.Add(59 * time.Minute) {
+				require.True(t, want == set.Walk(s, at), "seed %d at %v before %v", seed, at, until)
+			}
+		}
+	}
+	t.Log(counts)
+	for _, kind := range []string{"none", "deny", "allow"} {
+		require.Greater(t, counts[kind], 5000)
+	}
+}
