@@ -63,9 +63,12 @@ func (p *presented) subject(roots *rootsState, all []candidate, now time.Time, p
 		}
 	}
 	for _, c := range all {
-		s.Views = append(s.Views, ruleset.View{
-			Authority: c.authority.Name, Public: c.authority.Public, Keys: c.hashes(), Usable: c.usable, Asserts: c.asserts(now),
-		})
+		v := ruleset.View{Authority: c.authority.Name, Public: c.authority.Public, Keys: c.hashes(), Usable: c.usable, Asserts: c.asserts(now)}
+		for _, ca := range c.chain[1:] {
+			other, directory := x509ext.ConstrainsUnread(ca)
+			v.OtherNames, v.DirectoryNames = v.OtherNames || other, v.DirectoryNames || directory
+		}
+		s.Views = append(s.Views, v)
 	}
 	if broad.Issuers {
 		keys := p.ancestry(roots)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/mtlsguard/mtls/internal/altname"
 )
@@ -128,7 +129,7 @@ func Values(name pkix.Name, broad bool) []Value {
 	for _, a := range name.Names {
 		v := Value{oid: a.Type.String()}
 		text, ok := a.Value.(string)
-		v.text, v.folded, v.unread = text, fold(text), !ok
+		v.text, v.folded, v.unread = text, fold(text), !ok || !utf8.ValidString(text)
 		if broad {
 			v.broad = altname.Fold(text)
 		}

@@ -85,3 +85,16 @@ func (policies) index(*index, *Rule) bool { return false }
 
 // AnyPolicy stands for every policy (RFC 5280 section 4.2.1.4).
 const AnyPolicy = "2.5.29.32.0"
+
+// unconstrained: no CA of the chain constrains the names that the rule goes by, in a
+// way that was not checked. A rule that denies does not mind.
+type unconstrained struct{ otherNames, directoryNames bool }
+
+func (unconstrained) field() string {
+	return "names that a CA constrains in a way that is not understood"
+}
+func (c unconstrained) admits(v *View) bool {
+	return !(c.otherNames && v.OtherNames || c.directoryNames && v.DirectoryNames)
+}
+func (unconstrained) denies(*Subject) bool     { return true }
+func (unconstrained) index(*index, *Rule) bool { return false }

@@ -229,7 +229,10 @@ func (c emails) index(x *index, r *Rule) { indexNames(x, &x.emails, c, r) }
 type upns []string
 
 // UPNs demands one of the canonical names, or "*@realm".
-func (r *Rule) UPNs(list []string) { r.add(upns(list)) }
+func (r *Rule) UPNs(list []string) {
+	r.add(upns(list))
+	r.chain = append(r.chain, unconstrained{otherNames: true})
+}
 
 func (upns) field() string             { return "UPNs" }
 func (c upns) allows(s *Subject) bool  { return userAmong(c, s.UPNs) != "" }
@@ -276,7 +279,12 @@ type attribute struct {
 }
 
 // Attribute demands an attribute of the subject, or of the issuer.
-func (r *Rule) Attribute(issuer bool, p dn.Pattern) { r.add(&attribute{issuer: issuer, pattern: p}) }
+func (r *Rule) Attribute(issuer bool, p dn.Pattern) {
+	r.add(&attribute{issuer: issuer, pattern: p})
+	if !issuer {
+		r.chain = append(r.chain, unconstrained{directoryNames: true})
+	}
+}
 
 func (c *attribute) field() string {
 	if c.issuer {

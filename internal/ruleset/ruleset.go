@@ -52,6 +52,9 @@ type View struct {
 	Public    bool
 	Keys      []Hash // of the CAs, the anchor included
 	Usable    bool   // false: no way to an admission; for rules that deny only
+	// OtherNames and DirectoryNames are set where a CA of the chain constrains names
+	// of these types in a way that nobody has checked.
+	OtherNames, DirectoryNames bool
 	// Asserts reports whether the chain is valid for one of the policies. Nil:
 	// false.
 	Asserts func([]x509.OID) bool
@@ -223,7 +226,11 @@ func (b Broad) Or(c Broad) Broad {
 }
 
 func (b *Broad) note(r *Rule) {
-	b.Issuers = b.Issuers || len(r.chain) > 0
+	for _, c := range r.chain {
+		if _, ok := c.(unconstrained); !ok {
+			b.Issuers = true
+		}
+	}
 	for _, c := range r.conds {
 		switch c.(type) {
 		case domains, uris, emails, upns:

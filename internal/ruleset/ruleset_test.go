@@ -100,7 +100,8 @@ func (w world) subject() *ruleset.Subject {
 	}
 	s.Other = maybe(w.domain)
 	for range w.IntN(4) {
-		s.Views = append(s.Views, ruleset.View{Authority: pick(w, "one", "two", "web"), Public: w.IntN(3) == 0, Keys: some(w, 2, w.hash), Usable: w.IntN(4) > 0})
+		s.Views = append(s.Views, ruleset.View{Authority: pick(w, "one", "two", "web"), Public: w.IntN(3) == 0, Keys: some(w, 2, w.hash), Usable: w.IntN(4) > 0,
+			OtherNames: w.IntN(4) == 0, DirectoryNames: w.IntN(4) == 0})
 	}
 	return s
 }

@@ -116,3 +116,36 @@ func StringExtension(content []byte) (string, bool) {
 	}
 	return string(text), tag == cbasn1.UTF8String || tag == cbasn1.PrintableString || tag == cbasn1.IA5String
 }
+
+var oidNameConstraints = asn1.ObjectIdentifier{2, 5, 29, 30}
+
+// ConstrainsUnread reports whether the name constraints of a CA certificate (RFC
+// 5280 section 4.2.1.10) concern otherNames or directory names, which crypto/x509
+// does not check: it refuses them where they are critical, as they must be, and
+// ignores them where they are not. What cannot be read counts as both.
+func ConstrainsUnread(c *x509.Certificate) (otherNames, directoryNames bool) {
+	value, ok := extensionValue(c, oidNameConstraints)
+	if !ok {
+		return false, false
+	}
+	var constraints cryptobyte.String
+	if !value.ReadASN1(&constraints, cbasn1.SEQUENCE) || !value.Empty() {
+		return true, true
+	}
+	for !constraints.Empty() {
+		var subtrees cryptobyte.String
+		var tag cbasn1.Tag
+		if !constraints.ReadAnyASN1(&subtrees, &tag) {
+			return true, true
+		}
+		for !subtrees.Empty() {
+			var subtree, base cryptobyte.String
+			if !subtrees.ReadASN1(&subtree, cbasn1.SEQUENCE) || !subtree.ReadAnyASN1(&base, &tag) {
+				return true, true
+			}
+			otherNames = otherNames || tag == cbasn1.Tag(0).ContextSpecific().Constructed()
+			directoryNames = directoryNames || tag == cbasn1.Tag(4).ContextSpecific().Constructed()
+		}
+	}
+	return otherNames, directoryNames
+}
