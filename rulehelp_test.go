@@ -156,11 +156,14 @@ func ruleRows(t *testing.T, ca *mtlstest.CA, rows []ruleRow) {
 			if !c.rule.Deny && c.rule.Origin == nil {
 				c.rule.Origin = mtls.NoOrigin()
 			}
-			rules := []mtls.Rule{c.rule}
+			cert, rest := ca.Issue(c.leaf), mtls.Rule{Name: "all", Domains: []string{"none.example"}}
 			if c.rule.Deny {
-				rules = append(rules, mtls.Rule{Name: "all", InsecureAnyClient: true, Origin: mtls.NoOrigin()})
+				rest = mtls.Rule{Name: "all", InsecureAnyClient: true, Origin: mtls.NoOrigin()}
 			}
-			require.Equal(t, c.want, newRuleService(t, roots, rules...).ask(ca.Issue(c.leaf)))
+			require.Equal(t, c.want, newRuleService(t, roots, c.rule, rest).ask(cert))
+			// The same where the rule is found by something else that it names.
+			c.rule.PublicKeys = []mtls.KeyHash{mtls.HashPublicKey(cert.Leaf())}
+			require.Equal(t, c.want, newRuleService(t, roots, c.rule, rest).ask(cert))
 		})
 	}
 }
