@@ -32,7 +32,7 @@ const fragmentParameters = "ctx context.Context, t *testing.T, roots *mtls.Roots
 var fragmentImports = map[string]string{
 	"context": "context", "crypto/tls": "tls", "crypto/x509": "x509", "encoding/json": "json", "errors": "errors", "fmt": "fmt", "log": "log", "log/slog": "slog",
 	"net": "net", "net/http": "http", "net/http/httptest": "httptest", "net/netip": "netip", "os": "os", "strings": "strings", "testing": "testing", "time": "time",
-	"github.com/go-chi/chi/v5": "chi", modulePath: "mtls", modulePath + "/mtlstest": "mtlstest", modulePath + "/proxyproto": "proxyproto",
+	"github.com/go-chi/chi/v5": "chi", modulePath: "mtls", modulePath + "/mtlstest": "mtlstest", modulePath + "/policyfile": "policyfile", modulePath + "/proxyproto": "proxyproto",
 }
 
 // codeBlock is a block of Go code in a document.

@@ -1,0 +1,105 @@
+package policyfile_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mtlsguard/mtls/policyfile"
+)
+
+var lintNow = time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
+
+func TestLint(t *testing.T) {
+	h1, h2 := strings.Repeat("ab", 32), strings.Repeat("cd", 32)
+	two := func(a, b string) string {
+		return "version: 1\nrules:\n  - name: a\n    " + a + "\n  - name: b\n    " + b + "\n"
+	}
+	for name, c := range map[string]struct {
+		text string
+		want []string // line:column: level: rule: a part of the text
+	}{
+		"nothing to say":                  {two("domains: [a.example]", "domains: [b.example]"), nil},
+		"sealed or not":                   {string(policyfile.Seal([]byte(two("domains: [a.example]", "domains: [b.example]")))), nil},
+		"deny_all":                        {"version: 1\ndeny_all: true\n", []string{"1:1: note: deny_all: nobody is admitted"}},
+		"same domains":                    {two("domains: [a.example, b.example]", "domains: [b.example, A.example.]"), []string{`5:5: warning: rule "b": it can never decide: its domains are decided by the earlier rule "a"`}},
+		"some of the domains":             {two("domains: [a.example]", "domains: [a.example, b.example]"), nil},
+		"same domains, with a condition":  {two("domains: [a.example]\n    authorities: [p]", "domains: [a.example]"), nil},
+		"same domains, for a time":        {two("domains: [a.example]\n    not_after: 2026-12-01T00:00:00Z", "domains: [a.example]"), nil},
+		"same domains, a later condition": {two("domains: [a.example]", "domains: [a.example]\n    authorities: [p]"), []string{`5:5: warning: rule "b": it can never decide`}},
+		"same domains, the first disabled": {two("domains: [a.example]\n    disabled: true", "domains: [a.example]"), []string{
+			`5:15: note: rule "a": it is disabled`}},
+		"same certificates":                {two("certificates: ["+h1+"]\n    origin: {hosts: [a.example]}", "certificates: ["+h1+"]\n    domains: [b.example]"), []string{`6:5: warning: rule "b": it can never decide: its certificates`}},
+		"certificates before domains":      {two("domains: [a.example]", "domains: [a.example]\n    certificates: ["+h1+"]"), nil},
+		"other certificates":               {two("certificates: ["+h1+"]\n    origin: {hosts: [a.example]}", "certificates: ["+h1+", "+h2+"]\n    domains: [b.example]"), nil},
+		"same keys":                        {two("public_keys: ["+h1+"]\n    origin: {hosts: [a.example]}", "public_keys: ["+h1+"]\n    domains: [b.example]"), []string{`its keys are decided by the earlier rule "a"`}},
+		"domains that are denied":          {two("domains: [a.example]", "domains: [a.example, b.example]\n    deny: true"), []string{`3:5: warning: rule "a": it can never decide: its domains are refused by rule "b"`}},
+		"domains that are denied at times": {two("domains: [a.example]", "domains: [a.example]\n    deny: true\n    authorities: [p]"), nil},
+		"expired":                          {two("domains: [a.example]", "domains: [b.example]\n    not_after: 2026-06-01T00:00:00Z"), []string{`7:16: warning: rule "b": it ended at 2026-06-01T00:00:00Z`}},
+		"not yet":                          {two("domains: [a.example]", "domains: [b.example]\n    not_before: 2026-06-01T00:00:01Z"), []string{`7:17: note: rule "b": it does not exist before 2026-06-01T00:00:01Z`}},
+		"in time":                          {two("domains: [a.example]", "domains: [b.example]\n    not_before: 2026-06-01T00:00:00Z\n    not_after: 2026-06-01T00:00:01Z"), nil},
+		"disabled":                         {two("domains: [a.example]", "domains: [b.example]\n    disabled: true"), []string{`7:15: note: rule "b": it is disabled`}},
+		"no origin":                        {two("domains: [a.example]", "domains: [b.example]\n    origin: none"), []string{`7:13: note: rule "b": clients may come from anywhere`}},
+		"report_only":                      {two("domains: [a.example]", "domains: [b.example]\n    origin:\n      report_only: true"), []string{`8:20: warning: rule "b": the origin is only reported`}},
+		"a prefix with more":               {two("domains: [a.example]", "domains: [b.example]\n    origin: {prefixes: [10.0.0.0/8, 198.51.100.7/28]}"), []string{`7:37: note: rule "b": 198.51.100.7/28 means all of 198.51.100.0/28`}},
+		"a wildcard":                       {two("domains: [a.example]", "domains: [b.example, \"*.b.example\"]\n    origin: {hosts: [b.example]}"), []string{`6:26: note: rule "b": "*.b.example" admits certificates for that wildcard`}},
+		"a wildcard that is denied":        {two("domains: [a.example]", "domains: [\"*.b.example\"]\n    deny: true"), nil},
+		"any client":                       {two("domains: [a.example]", "insecure_any_client: true\n    origin: {hosts: [b.example]}\n    authorities: [p]"), []string{`6:26: warning: rule "b": it admits every client`}},
+		"values twice": {two("domains: [a.example, B.example, b.example.]\n    roles: [x, z, x]", "domains: [c.example]\n    upns: [a@b, A@b]\n    authorities: [p, p]"), []string{
+			`4:37: note: rule "a": "b.example." is listed twice`, `5:19: note: rule "a": "x" is listed twice`, `8:17: note: rule "b": "A@b" is listed twice`, `9:22: note: rule "b": "p" is listed twice`}},
+		"a domain as subject": {two("domains: [a.example]", "domains: [b.example]\n    authorities: [p]\n    subject:\n      - {type: O, value: \"Acme Inc.\"}\n      - {type: CN, value: \"*.b.example\"}"), []string{
+			`10:9: warning: rule "b": "*.b.example" looks like a domain`}},
+		"only deny":                           {two("domains: [a.example]\n    deny: true", "domains: [b.example]\n    deny: true"), []string{"3:3: warning: no rule in force admits anybody"}},
+		"only deny, and one that is disabled": {two("domains: [a.example]\n    deny: true", "domains: [b.example]\n    disabled: true"), []string{"3:3: warning: no rule in force admits anybody", "note: rule \"b\": it is disabled"}},
+		"rules that no index finds":           {two("domains: [a.example]", "subject: [{type: O, value: \"x\"}]\n    authorities: [p]\n    origin: {hosts: [b.example]}"), []string{`5:5: note: rule "b": no index finds "b", which are looked at for every client`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			findings, err := policyfile.Lint([]byte(c.text), "policy.yaml", lintNow)
+			require.NoError(t, err)
+			var got []string
+			for _, f := range findings {
+				require.Equal(t, "policy.yaml", f.File)
+				got = append(got, f.String())
+			}
+			require.Len(t, got, len(c.want), "%q", got)
+			for i, w := range c.want {
+				require.Contains(t, got[i], w)
+			}
+		})
+	}
+}
+
+func TestLintCountsRulesThatNoIndexFinds(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("version: 1\nrules:\n")
+	for i := range 10 {
+		fmt.Fprintf(&b, "  - name: w%d\n    subject: [{type: O, value: \"x%d *\"}]\n    authorities: [p]\n    origin: {hosts: [b.example]}\n", i, i)
+	}
+	findings, err := policyfile.Lint([]byte(b.String()), "policy.yaml", lintNow)
+	require.NoError(t, err)
+	require.Len(t, findings, 1)
+	require.Contains(t, findings[0].Text, `no index finds "w0", "w1", "w2" and 7 more`)
+}
+
+func TestLintRefusesWhatParseRefuses(t *testing.T) {
+	for _, text := range []string{"broken", "version: 1\nrules:\n  - name: a\n"} {
+		_, want := policyfile.Parse([]byte(text), "policy.yaml")
+		findings, err := policyfile.Lint([]byte(text), "policy.yaml", lintNow)
+		require.Nil(t, findings)
+		require.EqualError(t, err, want.Error())
+	}
+}
+
+func TestFileLintsWhatIsInForce(t *testing.T) {
+	path := newFile(t, "version: 1\nrules:\n  - name: a\n    domains: [a.example]\n    not_after: 2026-06-01T00:00:00Z\n")
+	now := lintNow.Add(-time.Second)
+	file, err := policyfile.Options{Now: func() time.Time { return now }}.Load(path)
+	require.NoError(t, err)
+	require.Empty(t, file.Lint())
+	now = lintNow
+	require.Len(t, file.Lint(), 1)
+	require.Equal(t, path, file.Lint()[0].File)
+}

@@ -1,0 +1,159 @@
+// Package policyfile keeps the rules of a policy in a file, YAML or JSON.
+//
+// A file is taken as a whole or not at all: an unknown key, a value of a wrong type
+// or a rule that mtls.NewPolicy refuses is an error with its line and column, and
+// all of them are reported at once. It takes the part of YAML in which one wrong
+// byte cannot drop a rule or a field unnoticed; docs/policyfile.md has the format,
+// Schema describes it for editors, and Seal protects it from being cut.
+package policyfile
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/mtlsguard/mtls"
+)
+
+const (
+	maxFile     = 64 << 20 // bytes of a policy
+	maxProblems = 20       // that are reported of one file
+)
+
+// An Error is one problem of a file. Parse, Load and Reload report all of them at
+// once, at most 20 and how many more there are, joined by errors.Join.
+type Error struct {
+	File         string // as it was given
+	Line, Column int    // in characters, from 1; zero: the file as a whole
+	Problem      string
+	Err          error // the cause, such as a *mtls.ConfigError; nil: none
+}
+
+// Error begins "mtls: ", and names file, line and column.
+func (e *Error) Error() string {
+	if e.Line == 0 {
+		return fmt.Sprintf("mtls: %s: %s", e.File, e.Problem)
+	}
+	return fmt.Sprintf("mtls: %s:%d:%d: %s", e.File, e.Line, e.Column, e.Problem)
+}
+
+// Unwrap returns the cause, or nil.
+func (e *Error) Unwrap() error { return e.Err }
+
+// problem is an Error whose file is not said yet.
+type problem struct {
+	at   place
+	text string
+	err  error
+}
+
+// join makes one error of the problems of a file, in their order.
+func join(file string, list []*problem) error {
+	if len(list) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(list, func(a, b *problem) int {
+		return cmp.Or(cmp.Compare(a.at.line, b.at.line), cmp.Compare(a.at.column, b.at.column))
+	})
+	var failed []error
+	for i, p := range list {
+		e := &Error{File: file, Line: p.at.line, Column: p.at.column, Problem: p.text, Err: p.err}
+		if left := len(list) - i; i == maxProblems && left > 1 {
+			e.Problem, e.Err = fmt.Sprintf("and %d more problems from here on", left), nil
+			return errors.Join(append(failed, e)...)
+		}
+		failed = append(failed, e)
+	}
+	return errors.Join(failed...)
+}
+
+// Parse reads rules, and checks them as mtls.NewPolicy does. The name of the file
+// is for errors, and its folder is where relative paths of certificates and keys
+// start, which are read too. All problems are reported at once, as *Error. A file
+// that says deny_all has no rules.
+func Parse(data []byte, file string) ([]mtls.Rule, error) {
+	c, err := parse(data, file)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.compile(); err != nil {
+		return nil, err
+	}
+	return c.rules, nil
+}
+
+// compile makes a policy of the rules. Its errors are those of the file.
+func (c *content) compile() (*mtls.Policy, error) {
+	if c.denyAll {
+		return mtls.DenyAll(), nil
+	}
+	p, err := mtls.NewPolicy(c.rules...)
+	if err != nil {
+		return nil, c.locate(err, nil)
+	}
+	return p, nil
+}
+
+// content is what a file says.
+type content struct {
+	file    string
+	src     string
+	denyAll bool
+	rules   []mtls.Rule
+	spans   []span // of the rules
+	all     place  // of the list of rules
+	named   *named // files that the rules name
+}
+
+// parse reads the rules of a file without looking at what they mean together.
+func parse(data []byte, file string) (*content, error) {
+	c := &content{file: file, named: newNamed(filepath.Dir(file))}
+	if len(data) > maxFile {
+		return c, join(file, []*problem{{text: fmt.Sprintf("it has more than %d bytes", maxFile)}})
+	}
+	c.src = string(data)
+	if p := checkText(c.src); p != nil {
+		return c, join(file, []*problem{p})
+	}
+	seal, p := checkSeal(c.src)
+	if p != nil {
+		return c, join(file, []*problem{p})
+	}
+	failed, index := c.read(seal)
+	if len(failed) == 0 {
+		return c, nil
+	}
+	// What could be read is checked too, so that one look at the file is enough.
+	if len(c.rules) > 0 {
+		if _, err := mtls.NewPolicy(c.rules...); err != nil {
+			failed = append(failed, c.problems(err, index)...)
+		}
+	}
+	return c, join(file, failed)
+}
+
+// readFile reads a regular file of at most so many bytes: reading a pipe could wait
+// for ever, and a device has no end.
+func readFile(path string, most int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(data)) > most {
+		err = fmt.Errorf("%s has more than %d bytes", path, most)
+	}
+	return data, err
+}
