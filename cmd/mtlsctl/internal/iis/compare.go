@@ -1,0 +1,77 @@
+package iis
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/mtlsguard/mtls"
+	"github.com/mtlsguard/mtls/internal/dn"
+)
+
+// compareOrder names what decides otherwise because rules that deny come first
+// here, where IIS looks at one-to-one mappings first and then takes the first
+// mapping that matches.
+func (m *importer) compareOrder() {
+	var allowed []string // many-to-one mappings so far
+	for i, r := range m.made {
+		switch {
+		case r.Disabled || r.certificate != nil:
+		case !r.Deny:
+			allowed = append(allowed, quote(r.Name))
+		default:
+			what := "many-to-one mapping " + quote(r.Name)
+			if len(allowed) > 0 {
+				do := "narrow it, or leave it out if it should not"
+				if !slices.ContainsFunc(m.made[i:], func(r madeRule) bool { return !r.Deny && !r.Disabled }) {
+					do = "leave it out if it should not: no mapping after it allows anybody"
+				}
+				m.lost(r.line, what, "it denies after "+first(allowed)+", and rules with deny are looked at first: it also refuses clients that IIS admits by them", do)
+			}
+			if exact(slices.Concat(r.Subject, r.Issuer)) {
+				m.lost(r.line, what, "its criteria without * refuse the whole value only; IIS does not document whether it is content with a part", "write \"*value*\" if it is")
+			}
+			subject, issuer := patterns(r.Subject), patterns(r.Issuer)
+			for _, one := range m.made {
+				if one.certificate != nil && !one.Disabled && mayMatch(subject, one.certificate.subject) && mayMatch(issuer, one.certificate.issuer) {
+					m.lost(one.line, "rule "+quote(one.Name), "its certificate matches the mapping "+quote(r.Name)+" of line "+itoa(r.line)+", which denies: IIS admits it and the policy does not", "narrow that rule")
+				}
+			}
+		}
+	}
+	for _, r := range m.made {
+		if !r.Deny && !r.Disabled && exact(slices.Concat(r.Subject, r.Issuer)) {
+			m.remark(r.line, "matchCriteria", "a value without * must be the whole value of the subfield, here and below; IIS does not document whether a part is enough", "write \"*value*\" where it should be")
+			break
+		}
+	}
+}
+
+func first(list []string) string {
+	if len(list) > 3 {
+		return strings.Join(list[:3], ", ") + " and others"
+	}
+	return strings.Join(list, ", ")
+}
+
+// exact reports whether some condition has no wildcard.
+func exact(list []mtls.Attribute) bool {
+	return slices.ContainsFunc(list, func(a mtls.Attribute) bool {
+		return !strings.Contains(strings.ReplaceAll(a.Value, `\*`, ""), "*")
+	})
+}
+
+// patterns are the conditions of a rule, which is valid.
+func patterns(list []mtls.Attribute) []dn.Pattern {
+	var all []dn.Pattern
+	for _, a := range list {
+		if p, err := dn.ParsePattern(a.Type, a.Value, a.IgnoreCase); err == nil {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// mayMatch reports whether a rule with deny takes the values for those it means.
+func mayMatch(all []dn.Pattern, values []dn.Value) bool {
+	return !slices.ContainsFunc(all, func(p dn.Pattern) bool { return !p.MayMatch(values) })
+}

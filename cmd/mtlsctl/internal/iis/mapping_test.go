@@ -1,0 +1,223 @@
+package iis_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/mtlsguard/mtls"
+	"github.com/mtlsguard/mtls/cmd/mtlsctl/internal/iis"
+	"github.com/mtlsguard/mtls/policyfile"
+)
+
+// shape is what of a rule these tests compare.
+type shape struct {
+	name, account  string
+	deny, disabled bool
+	subject        []mtls.Attribute
+	issuer         []mtls.Attribute
+	hashes         int
+}
+
+func shapes(rules []mtls.Rule) []shape {
+	var list []shape
+	for _, r := range rules {
+		list = append(list, shape{r.Name, r.Account, r.Deny, r.Disabled, r.Subject, r.Issuer, len(r.Certificates)})
+	}
+	return list
+}
+
+func attributes(list ...mtls.Attribute) []mtls.Attribute { return list }
+
+func TestMappings(t *testing.T) {
+	acme := sample(t, "acme.pem")
+	o := attributes(mtls.Attribute{Type: "O", Value: "Acme"})
+	plain := shape{name: "a", account: "u", subject: o}
+	off := shape{name: "a", account: "u", subject: o, disabled: true}
+	deny := shape{name: "d", deny: true, subject: attributes(mtls.Attribute{Type: "OU", Value: "Sales*"})}
+	a := mapping(`name="a" userName="u"`, "Subject.O=Acme")
+	d := mapping(`name="d" permissionMode="Deny"`, "Subject.OU=Sales*")
+	oneShape := shape{name: "one-to-one acme-client", account: "u", hashes: 1}
+	oneOff := oneShape
+	oneOff.disabled = true
+
+	for _, test := range []struct {
+		name, config string
+		o            iis.Options
+		want         []shape
+		notes        []string // what some note says, with its mark and line
+		lost         bool
+	}{
+		{"allow", many(a), iis.Options{}, []shape{plain}, nil, false},
+		{"permissionMode in numbers", many(strings.Replace(a, "name", `permissionMode="1" name`, 1) + strings.Replace(d, "Deny", "2", 1)), iis.Options{}, []shape{plain, deny}, nil, true},
+		{"permissionMode in other case", many(strings.Replace(d, "permissionMode", "PermissionMode", 1)), iis.Options{}, []shape{deny}, nil, false},
+		{"permissionMode unknown is left out, and what follows is disabled", many(mapping(`name="x" permissionMode="Refuse"`, "Subject.O=X*") + "\n" + a), iis.Options{}, []shape{off},
+			[]string{"f:8: many-to-one mapping \"x\": left out: its permissionMode", "f:9: many-to-one mapping \"a\": its rule is disabled, since line 8"}, true},
+
+		{"the section is off", strings.Replace(many(a), `enabled="true"`, `enabled="false"`, 1), iis.Options{}, []shape{off}, []string{"f:6: note: section iisClientCertificateMappingAuthentication: enabled is false"}, false},
+		{"the section says nothing", strings.Replace(many(a), `enabled="true"`, ``, 1), iis.Options{}, []shape{off}, []string{"f:8: section iisClientCertificateMappingAuthentication: nothing in this file sets enabled"}, true},
+		{"the section says neither", strings.Replace(many(a), `enabled="true"`, `enabled="yes"`, 1), iis.Options{}, []shape{off}, []string{`f:6: section iisClientCertificateMappingAuthentication: enabled is "yes"`}, true},
+		{"many-to-one is off", strings.Replace(many(a), `enabled="true"`, `enabled="true" manyToOneCertificateMappingsEnabled="false"`, 1), iis.Options{}, []shape{off}, []string{"f:6: note: section iisClientCertificateMappingAuthentication: manyToOneCertificateMappingsEnabled is false"}, false},
+		{"one-to-one is off", strings.Replace(one(`<add userName="u" certificate="`+acme+`"/>`), `enabled="true"`, `enabled="true" oneToOneCertificateMappingsEnabled="false"`, 1), iis.Options{}, []shape{oneOff}, []string{"oneToOneCertificateMappingsEnabled is false"}, false},
+		{"a mapping is off", many(strings.Replace(a, "name", `enabled="False" name`, 1)), iis.Options{}, []shape{off}, nil, false},
+		{"a mapping that allows says neither", many(strings.Replace(a, "name", `enabled="1" name`, 1)), iis.Options{}, []shape{off}, []string{`f:8: many-to-one mapping "a": enabled is "1", neither true nor false; taken for false`}, true},
+		{"a mapping that denies says neither", many(strings.Replace(d, "name", `enabled="0" name`, 1)), iis.Options{}, []shape{deny}, []string{`f:8: many-to-one mapping "d": enabled is "0", neither true nor false; taken for true`}, true},
+
+		{"no userName", many(mapping(`name="a"`, "Subject.O=Acme")), iis.Options{}, []shape{{name: "a", subject: o}}, []string{`f:8: many-to-one mapping "a": it has no userName`}, true},
+		{"deny with userName", many(strings.Replace(d, "name", `userName="u" name`, 1)), iis.Options{}, []shape{deny}, []string{`f:8: note: many-to-one mapping "d": userName "u" is not carried over`}, false},
+		{"no name", many(mapping(`userName="u"`, "Subject.O=Acme")), iis.Options{}, []shape{{name: "many-to-one in line 8", account: "u", subject: o}}, []string{"f:8: many-to-one mapping \"\": it has no name"}, true},
+		{"a name twice, the second allows", many(a + "\n" + a), iis.Options{}, []shape{plain}, []string{`f:9: many-to-one mapping "a": left out: line 8 has the same name`}, true},
+		{"a name twice, the second denies", many(a + "\n" + strings.Replace(d, `"d"`, `"a"`, 1)), iis.Options{}, []shape{plain, {name: "a (2)", deny: true, subject: deny.subject}}, []string{`f:9: many-to-one mapping "a": line 8 has the same name; its rule is "a (2)"`}, true},
+
+		{"* alone admits nobody", many(mapping(`name="a" userName="u"`, "Subject.O=*", "Issuer.CN=**")), iis.Options{}, nil, []string{`f:8: many-to-one mapping "a": left out: its criteria match every client`}, true},
+		{"* alone beside a value", many(mapping(`name="a" userName="u"`, "Subject.O=Acme", "Subject.OU=*")), iis.Options{}, []shape{{name: "a", account: "u", subject: append(o[:1:1], mtls.Attribute{Type: "OU", Value: "*"})}}, nil, false},
+		{"* alone that denies", many(mapping(`name="d" permissionMode="Deny"`, "Subject.OU=*")), iis.Options{}, []shape{{name: "d", deny: true, subject: attributes(mtls.Attribute{Type: "OU", Value: "*"})}}, nil, false},
+		{"* alone, literally", many(mapping(`name="a" userName="u"`, "Subject.O=*")), iis.Options{Exact: true}, []shape{{name: "a", account: "u", subject: attributes(mtls.Attribute{Type: "O", Value: `\*`})}}, nil, false},
+		{"a backslash", many(mapping(`name="a" userName="u"`, `Subject.O=A\*`)), iis.Options{}, []shape{{name: "a", account: "u", subject: attributes(mtls.Attribute{Type: "O", Value: `A\\*`})}}, []string{"its backslash is taken literally"}, false},
+		{"a backslash, literally", many(mapping(`name="a" userName="u"`, `Subject.O=A\*`)), iis.Options{Exact: true}, []shape{{name: "a", account: "u", subject: attributes(mtls.Attribute{Type: "O", Value: `A\\\*`})}}, []string{"its backslash is taken literally"}, false},
+		{"numbers and issuer", many(mapping(`name="a" userName="u"`, "1.O=Acme", "2.S=WA")), iis.Options{}, []shape{{name: "a", account: "u", subject: o, issuer: attributes(mtls.Attribute{Type: "ST", Value: "WA"})}}, nil, false},
+		{"every subfield", many(mapping(`name="a" userName="u"`, "Subject.CN=1", "Subject.ou=2", "Subject.O=3", "Subject.L=4", "Subject.S=5", "Subject.ST=6", "Subject.C=7", "Subject.I=8", "Subject.GN=9", "Subject.T=10", "Subject.Email=11")), iis.Options{},
+			[]shape{{name: "a", account: "u", subject: attributes(mtls.Attribute{Type: "CN", Value: "1"}, mtls.Attribute{Type: "OU", Value: "2"}, mtls.Attribute{Type: "O", Value: "3"}, mtls.Attribute{Type: "L", Value: "4"}, mtls.Attribute{Type: "ST", Value: "5"}, mtls.Attribute{Type: "ST", Value: "6"},
+				mtls.Attribute{Type: "C", Value: "7"}, mtls.Attribute{Type: "initials", Value: "8"}, mtls.Attribute{Type: "givenName", Value: "9"}, mtls.Attribute{Type: "title", Value: "10"}, mtls.Attribute{Type: "emailAddress", Value: "11"})}}, nil, false},
+		{"case", many(strings.NewReplacer(`"Acme"`, `"Acme" compareCaseSensitive="false"`).Replace(a)), iis.Options{}, []shape{{name: "a", account: "u", subject: attributes(mtls.Attribute{Type: "O", Value: "Acme", IgnoreCase: true})}}, nil, false},
+		{"case that says neither", many(strings.NewReplacer(`"Acme"`, `"Acme" compareCaseSensitive="no"`).Replace(a)), iis.Options{}, []shape{plain}, []string{`f:8: many-to-one mapping "a": compareCaseSensitive is "no"`}, true},
+		{"clear among the criteria", many(strings.Replace(a, "<rules>", `<rules><add certificateField="Subject" certificateSubField="L" matchCriteria="x"/><clear/>`, 1)), iis.Options{}, []shape{plain}, nil, false},
+
+		{"no criteria", many(mapping(`name="a" userName="u"`)), iis.Options{}, nil, []string{`f:8: many-to-one mapping "a": left out: it has no criteria`}, true},
+		{"an empty criterion", many(mapping(`name="a" userName="u"`, "Subject.O=Acme", "Subject.OU=")), iis.Options{}, nil, []string{"left out: line 8: its matchCriteria is empty"}, true},
+		{"an unknown subfield", many(mapping(`name="a" userName="u"`, "Subject.O=Acme", "Subject.X=1")), iis.Options{}, nil, []string{`left out: line 8: its certificateSubField "X"`}, true},
+		{"an unknown field", many(mapping(`name="a" userName="u"`, "Serial.O=Acme")), iis.Options{}, nil, []string{`left out: line 8: its certificateField "Serial"`}, true},
+		{"remove among the criteria", many(strings.Replace(a, "</rules>", "<remove/></rules>", 1)), iis.Options{}, nil, []string{`left out: line 8 has the element "remove"`}, true},
+		{"an unknown attribute of a criterion", many(strings.Replace(a, "matchCriteria", `negate="true" matchCriteria`, 1)), iis.Options{}, nil, []string{`unknown attribute "negate"`, "left out: what line 8 says"}, true},
+		{"an unknown attribute of the criteria", many(strings.Replace(a, "<rules>", `<rules any="true">`, 1)), iis.Options{}, nil, []string{`unknown attribute "any"`, "left out: what line 8 says"}, true},
+		{"an unknown element of a mapping", many(strings.Replace(a, "<rules>", `<except/><rules>`, 1)), iis.Options{}, nil, []string{`left out: line 8 has an unknown element "except"`}, true},
+		{"an unknown attribute of a mapping that allows", many(strings.Replace(a, "name", `until="2027" name`, 1)), iis.Options{}, []shape{off}, []string{`f:8: many-to-one mapping "a": unknown attribute "until"`, "for that its rule is disabled"}, true},
+		{"an unknown attribute of a mapping that denies", many(strings.Replace(d, "name", `until="2027" name`, 1)), iis.Options{}, []shape{deny}, []string{`f:8: many-to-one mapping "d": unknown attribute "until"`}, true},
+		{"text in a mapping", many(strings.Replace(a, "<rules>", `only<rules>`, 1)), iis.Options{}, []shape{off}, []string{"it holds text"}, true},
+		{"a lock", many(strings.Replace(a, "name", `lockItem="true" name`, 1)), iis.Options{}, []shape{plain}, []string{"f:8: note: many-to-one mapping \"a\": attribute lockItem locks"}, false},
+		{"the namespace of another", many(strings.NewReplacer(`<add name="a"`, `<x:add xmlns:x="urn:x" name="a"`, "</rules></add>", "</rules></x:add>").Replace(a)), iis.Options{}, nil, []string{`unknown element "{urn:x}add"`}, true},
+
+		{"a mapping that denies and is left out disables those after it", many(a + "\n" + mapping(`name="d" permissionMode="Deny"`, "Subject.X=1") + "\n" + strings.Replace(a, `"a"`, `"b"`, 1)), iis.Options{},
+			[]shape{plain, {name: "b", account: "u", subject: o, disabled: true}}, []string{`f:10: many-to-one mapping "b": its rule is disabled, since line 9`}, true},
+		{"so does one that allows, whose clients have another account", many(mapping(`name="x" userName="guest"`, "Subject.O=*") + "\n" + a), iis.Options{}, []shape{off}, []string{`f:8: many-to-one mapping "x": left out`, "f:9: many-to-one mapping \"a\": its rule is disabled, since line 8"}, true},
+		{"so does one-to-one, whose client would come to them", within(`enabled="true"`, `<oneToOneMappings><add userName="u" certificate="AAA"/></oneToOneMappings><manyToOneMappings>`+"\n"+a+`</manyToOneMappings>`), iis.Options{}, []shape{off}, []string{`f:8: many-to-one mapping "a": its rule is disabled, since line 7`}, true},
+		{"so does one-to-one with an unknown attribute", within(`enabled="true"`, `<oneToOneMappings><add userName="u" until="x" certificate="`+acme+`"/></oneToOneMappings><manyToOneMappings>`+"\n"+a+`</manyToOneMappings>`), iis.Options{}, []shape{oneOff, off}, []string{`f:8: many-to-one mapping "a": its rule is disabled, since line 7`}, true},
+		{"so does one that is disabled for what is not known", many(strings.Replace(a, "name", `until="2027" name`, 1) + "\n" + strings.Replace(a, `"a"`, `"b"`, 1)), iis.Options{}, []shape{off, {name: "b", account: "u", subject: o, disabled: true}}, []string{`f:9: many-to-one mapping "b": its rule is disabled, since line 8`}, true},
+		{"so does an unknown element among one-to-one", within(`enabled="true"`, `<oneToOneMappings><other/></oneToOneMappings><manyToOneMappings>`+"\n"+a+`</manyToOneMappings>`), iis.Options{}, []shape{off}, []string{`f:8: many-to-one mapping "a": its rule is disabled, since line 7`}, true},
+		{"so do one-to-one mappings in another file", within(`enabled="true"`, `<oneToOneMappings configSource="x.config"/><manyToOneMappings>`+"\n"+a+`</manyToOneMappings>`), iis.Options{}, []shape{off}, []string{`f:8: many-to-one mapping "a": its rule is disabled, since line 7`}, true},
+		{"one-to-one that is off disables nothing", within(`enabled="true" oneToOneCertificateMappingsEnabled="false"`, `<oneToOneMappings><other/><add certificate="AAA" userName="u"/></oneToOneMappings><manyToOneMappings>`+"\n"+a+`</manyToOneMappings>`), iis.Options{}, []shape{plain}, nil, true},
+		{"one that is off disables nothing", many(mapping(`name="d" enabled="false" permissionMode="Deny"`, "Subject.X=1") + "\n" + a), iis.Options{}, []shape{plain}, []string{`f:8: many-to-one mapping "d": left out`}, true},
+		{"an unknown element among the mappings disables those after it", many("<deny/>\n" + a), iis.Options{}, []shape{off}, []string{`f:8: manyToOneMappings: unknown element "deny"`, "f:9:"}, true},
+		{"an unknown element among the sections disables those after it", strings.Replace(many(a), "<manyToOneMappings>", "<exceptions/><manyToOneMappings>", 1), iis.Options{}, []shape{off}, []string{`f:7: section iisClientCertificateMappingAuthentication: unknown element "exceptions"`}, true},
+		{"a section in another file", strings.Replace(many(a), `enabled="true"`, `enabled="true" configSource="x.config"`, 1), iis.Options{}, []shape{off}, []string{`attribute configSource: its content is in another file, "x.config"`}, true},
+		{"mappings in another file", strings.Replace(many(a), "<manyToOneMappings>", `<manyToOneMappings configSource="x.config"/><manyToOneMappings>`, 1), iis.Options{}, []shape{off}, []string{"configSource"}, true},
+
+		{"clear takes away", many(d + "\n<deny/>\n<clear/>\n" + a), iis.Options{}, []shape{plain}, []string{`f:8: note: many-to-one mapping "d": taken away by clear in line 10`}, true},
+		{"remove takes away", many(a + "\n" + d + "\n" + `<remove name="d"/>`), iis.Options{}, []shape{plain}, []string{`f:9: note: many-to-one mapping "d": taken away by remove in line 10`}, false},
+		{"remove compares names with their case", many(a + "\n" + d + "\n" + `<remove name="D"/>`), iis.Options{}, []shape{plain, deny}, []string{"f:10: remove in manyToOneMappings: nothing in this file has its name"}, true},
+
+		{"deny before allow", many(d + "\n" + a), iis.Options{}, []shape{deny, plain}, nil, false},
+		{"deny after allow", many(a + "\n" + d), iis.Options{}, []shape{plain, deny}, []string{`f:9: many-to-one mapping "d": it denies after "a", and`, "no mapping after it allows anybody"}, true},
+		{"deny between", many(a + "\n" + d + "\n" + strings.Replace(a, `"a"`, `"b"`, 1)), iis.Options{}, []shape{plain, deny, {name: "b", account: "u", subject: o}}, []string{"narrow it, or leave it out if it should not"}, true},
+		{"deny after allow that is off", many(strings.Replace(a, "name", `enabled="false" name`, 1) + "\n" + d), iis.Options{}, []shape{off, deny}, nil, false},
+		{"deny without a wildcard", many(mapping(`name="d" permissionMode="Deny"`, "Subject.OU=Sales")), iis.Options{}, []shape{{name: "d", deny: true, subject: attributes(mtls.Attribute{Type: "OU", Value: "Sales"})}}, []string{"f:8: many-to-one mapping \"d\": its criteria without * refuse the whole value only"}, true},
+
+		{"one-to-one", one(`<add userName="u" certificate="` + acme + `"/>`), iis.Options{}, []shape{oneShape}, nil, false},
+		{"one-to-one with blanks", one(`<add userName="u" certificate=" ` + acme[:50] + "\r\n\t" + acme[50:] + `"/>`), iis.Options{}, []shape{oneShape}, nil, false},
+		{"one-to-one with armour", one(`<add userName="u" certificate="-----BEGIN CERTIFICATE-----` + "\n" + acme + "\n" + `-----END CERTIFICATE-----"/>`), iis.Options{}, []shape{oneShape}, nil, false},
+		{"one-to-one twice", one(`<add userName="u" certificate="` + acme + `"/>` + "\n" + `<add userName="v" certificate="` + acme + `"/>`), iis.Options{}, []shape{oneShape}, []string{`f:9: one-to-one mapping to "v": left out: line 8 maps the same certificate`}, true},
+		{"one-to-one that is no base64", one(`<add userName="u" certificate="AAA"/>`), iis.Options{}, nil, []string{"f:8: one-to-one mapping to \"u\": left out: its certificate is not base64"}, true},
+		{"one-to-one that is no certificate", one(`<add userName="u" certificate="AAAA"/>`), iis.Options{}, nil, []string{"left out: its certificate cannot be read"}, true},
+		{"one-to-one with bytes after it", one(`<add userName="u" certificate="` + acme + `AAAA"/>`), iis.Options{}, nil, []string{"left out"}, true},
+		{"one-to-one without a certificate", one(`<add userName="u"/>`), iis.Options{}, nil, []string{"left out: it has no certificate"}, true},
+		{"one-to-one of a CA", one(`<add userName="u" certificate="` + sample(t, "ca.pem") + `"/>`), iis.Options{}, nil, []string{"left out: its certificate is that of a CA"}, true},
+		{"one-to-one with an unknown attribute", one(`<add userName="u" until="x" certificate="` + acme + `"/>`), iis.Options{}, []shape{oneOff}, []string{`unknown attribute "until"`}, true},
+		{"one-to-one with an unknown element", one(`<add userName="u" certificate="` + acme + `"><except/></add>`), iis.Options{}, []shape{oneOff}, []string{`unknown element "except"`}, true},
+		{"one-to-one that says neither", one(`<add userName="u" enabled="0" certificate="` + acme + `"/>`), iis.Options{}, []shape{oneOff}, []string{`f:8: one-to-one mapping to "u": enabled is "0", neither true nor false; taken for false`}, true},
+		{"one-to-one that is off, against deny", within(`enabled="true"`, `<oneToOneMappings><add userName="u" enabled="false" certificate="`+acme+`"/></oneToOneMappings><manyToOneMappings>`+mapping(`name="d" permissionMode="Deny"`, "Subject.O=ACM*")+`</manyToOneMappings>`), iis.Options{},
+			[]shape{oneOff, {name: "d", deny: true, subject: attributes(mtls.Attribute{Type: "O", Value: "ACM*"})}}, nil, false},
+		{"one-to-one removed", one(`<add userName="u" certificate="` + acme + `"/>` + "\n" + `<remove certificate=" ` + acme + `"/>`), iis.Options{}, nil, []string{`f:8: note: one-to-one mapping to "u": taken away by remove in line 9`}, false},
+		{"one-to-one against deny", within(`enabled="true"`, `<oneToOneMappings><add userName="u" certificate="`+acme+`"/></oneToOneMappings><manyToOneMappings>`+mapping(`name="d" permissionMode="Deny"`, "Subject.O=ACM*", "Issuer.CN=*CA")+`</manyToOneMappings>`), iis.Options{},
+			[]shape{oneShape, {name: "d", deny: true, subject: attributes(mtls.Attribute{Type: "O", Value: "ACM*"}), issuer: attributes(mtls.Attribute{Type: "CN", Value: "*CA"})}},
+			[]string{`f:7: rule "one-to-one acme-client": its certificate matches the mapping "d" of line 7`}, true},
+		{"one-to-one not against deny", within(`enabled="true"`, `<oneToOneMappings><add userName="u" certificate="`+acme+`"/></oneToOneMappings><manyToOneMappings>`+mapping(`name="d" permissionMode="Deny"`, "Subject.O=Acme*", "Issuer.CN=*CB")+`</manyToOneMappings>`), iis.Options{},
+			[]shape{oneShape, {name: "d", deny: true, subject: attributes(mtls.Attribute{Type: "O", Value: "Acme*"}), issuer: attributes(mtls.Attribute{Type: "CN", Value: "*CB"})}}, nil, false},
+		{"a many-to-one mapping keeps its name", within(`enabled="true"`, `<oneToOneMappings><add userName="u" certificate="`+acme+`"/></oneToOneMappings><manyToOneMappings>`+mapping(`name="one-to-one acme-client" userName="v"`, "Subject.O=X*")+`</manyToOneMappings>`), iis.Options{},
+			[]shape{{name: "one-to-one acme-client (2)", account: "u", hashes: 1}, {name: "one-to-one acme-client", account: "v", subject: attributes(mtls.Attribute{Type: "O", Value: "X*"})}}, nil, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := importText(t, test.config, test.o)
+			require.Equal(t, test.want, shapes(r.Rules), texts(r))
+			for _, n := range test.notes {
+				require.Contains(t, texts(r), n)
+			}
+			require.Equal(t, test.lost, r.Lost(), texts(r))
+			for _, rule := range r.Rules {
+				if rule.Deny {
+					require.Empty(t, rule.Authorities, "a rule with deny holds for every authority")
+					require.Nil(t, rule.Origin)
+				} else {
+					require.Equal(t, []string{"roots"}, rule.Authorities)
+					require.True(t, rule.Origin.IsNone())
+				}
+			}
+		})
+	}
+}
+
+func TestSurroundingsAreNamed(t *testing.T) {
+	a := mapping(`name="a" userName="u"`, "Subject.O=Acme*")
+	config := func(inAuthentication, inSecurity string) string {
+		return strings.NewReplacer("</authentication>", inAuthentication+"</authentication>", "</security>", inSecurity+"</security>").Replace(many(a))
+	}
+	for _, test := range []struct {
+		name, config, want string
+		lost               bool
+	}{
+		{"nothing", config("", ""), "", false},
+		{"Active Directory", config(`<clientCertificateMappingAuthentication enabled="true"/>`, ""), "f:11: clientCertificateMappingAuthentication: the mappings of Active Directory", true},
+		{"Active Directory, off", config(`<clientCertificateMappingAuthentication enabled="false"/>`, ""), "", false},
+		{"another kind", config(`<basicAuthentication enabled="true"/>`, ""), `f:11: note: authentication "basicAuthentication": it is enabled`, false},
+		{"the last word counts", config(`<basicAuthentication enabled="true"/><basicAuthentication enabled="false"/>`, ""), "", false},
+		{"no certificate required", config("", `<access sslFlags="Ssl, SslNegotiateCert"/>`), `f:12: note: access: sslFlags "Ssl, SslNegotiateCert" do not require`, false},
+		{"a certificate required", config("", `<access sslFlags="Ssl,SslNegotiateCert,SslRequireCert"/>`), "", false},
+		{"authorization of all", config("", `<authorization><clear/><add accessType="Allow" users="*"/></authorization>`), "", false},
+		{"authorization of some", config("", `<authorization><add accessType="Allow" users="CORP\a"/></authorization>`), "f:12: authorization: rules about URLs and accounts", true},
+		{"authorization that denies", config("", `<authorization><add accessType="Deny" users="*"/></authorization>`), "f:12: authorization: rules about URLs and accounts", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := importText(t, test.config, iis.Options{})
+			if test.want == "" {
+				require.Empty(t, texts(r))
+			}
+			require.Contains(t, texts(r), test.want)
+			require.Equal(t, test.lost, r.Lost())
+		})
+	}
+}
+
+// Text of the configuration can neither begin a line of the policy nor reach a
+// terminal.
+func TestTextIsEscaped(t *testing.T) {
+	evil := "éx&#10;rules: []&#9;\u202e\u009b31m  sha256: - name: [y]"
+	config := within(`enabled="true" defaultLogonDomain="`+evil+`"`, "<manyToOneMappings>"+
+		mapping(`name="`+evil+`" description="`+evil+`" userName="`+evil+`" odd="`+evil+`"`, "Subject.O=Acme*")+
+		mapping(`name="`+evil+`2" userName="u"`, "Subject."+evil+"=Acme*")+
+		mapping(`name="`+evil+`3" userName="u"`, evil+".O=Acme*")+"</manyToOneMappings>")
+	r := importText(t, config, iis.Options{})
+	require.Greater(t, len(r.Notes), 4)
+	for _, n := range r.Notes {
+		require.Regexp(t, `^[ -~]+$`, n.At("f\x1b\n"))
+		require.Less(t, len(n.At("f")), 1000)
+	}
+	policy, err := r.Policy("f\x1b\n#  - name: x")
+	require.NoError(t, err)
+	rules, err := policyfile.Parse(policy, "policy.yaml")
+	require.NoError(t, err)
+	require.Len(t, rules, 1)
+	for line := range strings.Lines(string(policy)) {
+		require.NotContains(t, line, "rules: []\t")
+		require.Regexp(t, `^(##[ -~]*|[^#\pC]*)\n$`, line, "comments are ASCII, values are printable")
+	}
+}

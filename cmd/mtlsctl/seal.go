@@ -1,0 +1,112 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mtlsguard/mtls/policyfile"
+)
+
+func newSeal() *cobra.Command {
+	var stdout bool
+	cmd := &cobra.Command{
+		Use:   "seal policy.yaml",
+		Short: "Add or renew the checksum at the end of a policy file",
+		Long: long(`
+Ends a policy file with the SHA-256 of all before it, in place of one that is there.
+A sealed file is refused when a byte of it is missing or changed, so that a copy
+that was cut short does not pass for a shorter policy. It protects against
+accidents, not against people: anybody can seal a file.
+
+The file is replaced in one step, and only if its rules are sound.`,
+			"sealed", "the file has errors and is as it was", "never"),
+		Example: `  mtlsctl seal policy.yaml
+  mtlsctl seal --stdout policy.yaml >sealed.yaml`,
+		Args:              exactly("policy.yaml"),
+		ValidArgsFunction: files("yaml", "yml", "json"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			data, err := readFile(args[0], maxPolicyFile)
+			if err != nil {
+				return err
+			}
+			sealed := policyfile.Seal(data)
+			// A seal on a file with errors would give it a look of soundness.
+			if _, err := policyfile.Parse(sealed, args[0]); err != nil {
+				complain(cmd.ErrOrStderr(), err)
+				return answer(exitNo)
+			}
+			if stdout {
+				_, err := cmd.OutOrStdout().Write(sealed)
+				return err
+			}
+			return replaceFile(args[0], sealed)
+		},
+	}
+	cmd.Flags().BoolVar(&stdout, "stdout", false, "print the sealed file instead of replacing it")
+	return cmd
+}
+
+func newSchema() *cobra.Command {
+	return &cobra.Command{
+		Use:   "schema",
+		Short: "Print the JSON Schema of policy files",
+		Long: long(`
+Prints the JSON Schema (draft 2020-12) of policy files, for editors. What lint
+checks is more than a schema can say.`, "printed", "never", "never"),
+		Example: `  mtlsctl schema >policy.schema.json`,
+		Args:    exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := cmd.OutOrStdout().Write(policyfile.Schema())
+			return err
+		},
+	}
+}
+
+// replaceFile puts data in place of a file in one step: a reader finds the old
+// content or the new. A symbolic link stays, and leads to the new content.
+func replaceFile(path string, data []byte) (err error) {
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(target)
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s: it is not a file that can be replaced; see --stdout", shown(path))
+	}
+	f, err := os.CreateTemp(filepath.Dir(target), ".mtlsctl-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err = f.Write(data); err != nil {
+		return err
+	}
+	if err = f.Chmod(info.Mode().Perm()); err != nil {
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), target)
+}
+
+// files completes arguments with the names of files that end so.
+func files(extensions ...string) cobra.CompletionFunc {
+	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return extensions, cobra.ShellCompDirectiveFilterFileExt
+	}
+}
