@@ -162,7 +162,7 @@ func (f *File) tell(err error) {
 // take puts in force what was read, or reports what is wrong with it.
 func (f *File) take(l *loaded) error {
 	err := l.err
-	changed := l.denyAll != f.now.denyAll || !reflect.DeepEqual(l.rules, f.now.rules)
+	changed := !reflect.DeepEqual(l.rules, f.now.rules) // deny_all has none
 	switch {
 	case err != nil:
 		f.policy.ReloadFailed(err)

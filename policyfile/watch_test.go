@@ -79,6 +79,7 @@ func watch(t *testing.T, path string, f func(w *watched)) {
 
 // look lets the watcher look once.
 func (w *watched) look() {
+	w.file.Rules() // what was read here comes before what the watcher writes next
 	time.Sleep(every)
 	synctest.Wait()
 }
@@ -314,7 +315,12 @@ func TestWatchReplacesOnlyWhatChanged(t *testing.T) {
 		w.look()
 		w.look()
 		require.NotContains(t, w.log.String(), "in force")
-		require.NoError(t, w.guard.Ready())
+		// Replace would take back what somebody else reports.
+		w.file.Policy().ReloadFailed(errors.New("of somebody else"))
+		w.write("# Another.\n" + policyOf("a.example"))
+		w.look()
+		w.look()
+		require.ErrorContains(t, w.guard.Ready(), "of somebody else")
 		w.write(policyOf("b.example"))
 		w.look()
 		w.look()
