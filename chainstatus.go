@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mtlsguard/mtls/internal/evidence"
+	"github.com/mtlsguard/mtls/internal/x509ext"
 )
 
 // revocationFinding is what is known of a whole chain.
@@ -104,7 +105,7 @@ func (g *Guard) chainStatus(ctx context.Context, c candidate, settings []strictn
 		earliest(&f.expires, one.Expires)
 		detail := one.Detail
 		if !q.Leaf {
-			detail = "CA certificate " + quote(q.Cert.Subject.String()) + ": " + detail
+			detail = "CA certificate " + quote(x509ext.NameText(q.Cert.Subject)) + ": " + detail
 		}
 		switch one.Status {
 		case evidence.Revoked:

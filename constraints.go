@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/mtlsguard/mtls/internal/x509ext"
 )
 
 var oidEmailAddress = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 1}
@@ -23,17 +25,17 @@ func constrained(chain []*x509.Certificate) *refusal {
 			inSubject := subjectMailboxes(c)
 			for _, m := range slices.Concat(c.EmailAddresses, inSubject) {
 				if len(ca.PermittedEmailAddresses) > 0 && !slices.ContainsFunc(ca.PermittedEmailAddresses, func(p string) bool { return mailboxIn(m, p) }) {
-					return refusef(ReasonUntrustedIssuer, "CA certificate %s does not permit the e-mail address %s", quote(ca.Subject.String()), quote(m))
+					return refusef(ReasonUntrustedIssuer, "CA certificate %s does not permit the e-mail address %s", quote(x509ext.NameText(ca.Subject)), quote(m))
 				}
 			}
 			for _, m := range inSubject {
 				if slices.ContainsFunc(ca.ExcludedEmailAddresses, func(p string) bool { return mailboxIn(m, p) }) {
-					return refusef(ReasonUntrustedIssuer, "CA certificate %s excludes the e-mail address %s", quote(ca.Subject.String()), quote(m))
+					return refusef(ReasonUntrustedIssuer, "CA certificate %s excludes the e-mail address %s", quote(x509ext.NameText(ca.Subject)), quote(m))
 				}
 			}
 			for _, u := range c.URIs {
 				if len(ca.PermittedURIDomains) > 0 && !slices.ContainsFunc(ca.PermittedURIDomains, func(p string) bool { return hostIn(uriHost(u), p) }) {
-					return refusef(ReasonUntrustedIssuer, "CA certificate %s does not permit the URI %s", quote(ca.Subject.String()), quote(u.String()))
+					return refusef(ReasonUntrustedIssuer, "CA certificate %s does not permit the URI %s", quote(x509ext.NameText(ca.Subject)), quote(u.String()))
 				}
 			}
 		}

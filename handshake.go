@@ -61,34 +61,29 @@ func (g *Guard) examine(d *Decision, raw [][]byte, staple []byte) {
 		d.refuse(r.reason, Step{Name: stepChain, Detail: r.detail})
 		return
 	}
+	complete := !g.attached.Load()
+	// Anybody can copy a certificate of a public authority from a CT log: the alert, and
+	// the time it takes, must not tell whether the policy lists it. Evidence is fetched
+	// for listed clients only, so that "revoked" would tell as much.
+	if !complete && slices.ContainsFunc(all, func(c candidate) bool { return c.authority.Public }) {
+		return
+	}
 	subject := p.subject(roots, all, now, policy)
 	m := policy.match(subject, now)
-	// Anybody can copy a certificate of a public authority from a CT log: the
-	// alert must not tell whether the policy lists it.
-	public := slices.ContainsFunc(all, func(c candidate) bool { return c.authority.Public })
-	complete := !g.attached.Load()
-	if !public || complete {
-		if r := ruled(m, p, subject, policy, now); r != nil {
-			d.Rule = m.ruleName()
-			d.refuse(r.reason, Step{Name: stepRule, Detail: r.detail})
-			return
-		}
-	}
-	views := m.views
-	if m.rule == nil || m.rule.Deny {
-		views = usable(all)
+	if r := ruled(m, p, subject, policy, now); r != nil {
+		d.Rule = m.ruleName()
+		d.refuse(r.reason, Step{Name: stepRule, Detail: r.detail})
+		return
 	}
 	settings := g.settings(roots, p, all, now, complete)
 	var best revocationFinding
-	for i, v := range views {
+	for i, v := range m.views {
 		f := g.chainStatus(context.Background(), all[v], settings[v], staple, false)
 		if i == 0 || better(f, best) {
 			best = f
 		}
 	}
-	// Evidence is fetched for listed clients only, so that "revoked" would tell as
-	// much of a certificate that anybody can copy.
-	if best.status == evidence.Revoked && (!public || complete) {
+	if best.status == evidence.Revoked {
 		d.refuse(ReasonRevoked, Step{Name: stepRevocation, Detail: best.detail, Proofs: best.proofs})
 		return
 	}

@@ -84,8 +84,10 @@ func (p *policyState) nearly(s *ruleset.Subject, now time.Time) string {
 		}
 	}
 	if p.disabled != nil {
-		if m := p.disabled.Match(s, now); m.Rule != nil && !m.Rule.Deny {
-			list = append(list, "rule "+quote(m.Rule.Name)+" but that it is disabled")
+		for _, miss := range p.disabled.Near(s, now) {
+			if miss.Field == "" || miss.Field == "When" {
+				list = append(list, "rule "+quote(miss.Rule)+" but that it is disabled")
+			}
 		}
 	}
 	if len(list) == 0 {

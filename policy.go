@@ -14,6 +14,7 @@ import (
 
 // A Rule lists clients. It is plain data: every field that is set must hold
 // (and), any value of a list is enough (or), except where a field says otherwise.
+// A list that is empty and not nil is an error.
 //
 // Rules with Deny are looked at first. Then the first other rule that matches
 // decides: rules that name Certificates before the rest, otherwise in order of
@@ -93,8 +94,7 @@ type Rule struct {
 	// NotBefore and NotAfter bound the time in which the rule exists. Zero:
 	// unbounded.
 	NotBefore, NotAfter time.Time
-	// When is a condition in Go on the client's certificate, which is the callee's
-	// own copy. Its answer must depend on the certificate alone: it is kept as long as a
+	// When is a condition in Go on the client's certificate, a copy for this call. Its answer must depend on the certificate alone: it is kept as long as a
 	// verdict, at most 5 minutes. It is asked after all other fields have matched, in
 	// the handshake too, before the client has proved that it holds the key, so it
 	// must be quick and wait for nothing. It is called concurrently. A panic refuses
@@ -124,15 +124,17 @@ type Attribute struct {
 // AttributeTypes returns the names that Attribute.Type may have, in small letters.
 func AttributeTypes() []string { return dn.Types() }
 
-// An Extension is a condition on an extension of the client's certificate. With
-// neither Value nor Text it is enough that the extension is there.
+// An Extension is a condition on an extension of the client's certificate, with
+// exactly one of Value, Text and AnyValue.
 type Extension struct {
 	OID x509.OID
-	// Value is the content of extnValue, bit for bit. Nil: any, or Text.
+	// Value is the content of extnValue, bit for bit.
 	Value []byte
 	// Text is what a value that is one DER UTF8String, PrintableString or IA5String
-	// must say. Empty: any, or Value.
+	// must say.
 	Text string
+	// AnyValue says that it is enough that the extension is there.
+	AnyValue bool
 }
 
 // Policy is a set of rules. The zero Policy admits nobody. It is safe for

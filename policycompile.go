@@ -20,7 +20,7 @@ func compilePolicy(rules []Rule) (*policyState, error) {
 	state := &policyState{grants: make([]grant, 0, len(rules))}
 	compiled := make([]ruleset.Rule, 0, len(rules))
 	var disabled []ruleset.Rule
-	origins := map[*Origin]*originSpec{} // many rules may share one
+	known := shared{origins: map[*Origin]*originSpec{}, as: map[string]*clientAs{}, chains: map[string]*ruleset.Rule{}}
 	names := make(map[string]bool, len(rules))
 	for i := range rules {
 		r, began := &rules[i], len(failed)
@@ -33,7 +33,7 @@ func compilePolicy(rules []Rule) (*policyState, error) {
 		}
 		names[r.Name] = true
 		c := ruleset.Rule{Name: r.Name, Place: int32(i), Deny: r.Deny, AnyClient: r.InsecureAnyClient}
-		g := compileRule(&failed, field, r, &c, origins)
+		g := compileRule(&failed, field, r, &c, &known)
 		failed.locate(began, i, field)
 		if r.Disabled {
 			c.Order = int32(len(disabled))
@@ -77,10 +77,32 @@ func each(failed *problems, field string, list []string, problem string, read fu
 	return canonical
 }
 
-func compileRule(failed *problems, field string, r *Rule, c *ruleset.Rule, origins map[*Origin]*originSpec) grant {
+// emptyLists reports lists that are there and have nothing in them: a program that
+// fills a list, and finds nothing, must not get a rule that asks less.
+func emptyLists(failed *problems, field string, r *Rule) {
+	for _, list := range []struct {
+		name  string
+		empty bool
+	}{
+		{"Domains", empty(r.Domains)}, {"URIs", empty(r.URIs)}, {"Emails", empty(r.Emails)}, {"UPNs", empty(r.UPNs)},
+		{"Certificates", empty(r.Certificates)}, {"PublicKeys", empty(r.PublicKeys)}, {"Subject", empty(r.Subject)}, {"Issuer", empty(r.Issuer)},
+		{"Authorities", empty(r.Authorities)}, {"IssuerKeys", empty(r.IssuerKeys)}, {"PolicyOIDs", empty(r.PolicyOIDs)},
+		{"Extensions", empty(r.Extensions)}, {"Curves", empty(r.Curves)},
+	} {
+		if list.empty {
+			failed.add(field+": "+list.name, "", "an empty list, which nobody could match; nil asks nothing")
+		}
+	}
+}
+
+func empty[T any](list []T) bool { return list != nil && len(list) == 0 }
+
+func compileRule(failed *problems, field string, r *Rule, c *ruleset.Rule, known *shared) grant {
+	emptyLists(failed, field, r)
 	wildcard := compileNames(failed, field, r, c)
 	compileConditions(failed, field, r, c)
 	compileIssuers(failed, field, r, c)
+	known.chain(r, c)
 	for i, role := range r.Roles {
 		if role == "" {
 			failed.add(fmt.Sprintf("%s: Roles[%d]", field, i), "", "an empty role")
@@ -117,10 +139,10 @@ func compileRule(failed *problems, field string, r *Rule, c *ruleset.Rule, origi
 	}
 	g := grant{}
 	if r.Account != "" || len(r.Roles) > 0 {
-		g.as = &clientAs{account: r.Account, roles: slices.Clone(r.Roles)}
+		g.as = known.clientAs(r)
 	}
 	if r.Origin != nil {
-		g.origin = originFor(failed, field+": Origin", r.Origin, origins)
+		g.origin = known.origin(failed, field+": Origin", r.Origin)
 		if r.Origin.Published && len(r.Domains) == 0 {
 			failed.add(field+": Origin.Published", "", "the rule names no domain that could publish anything")
 		}
@@ -133,22 +155,53 @@ func compileRule(failed *problems, field string, r *Rule, c *ruleset.Rule, origi
 	return g
 }
 
-// originFor compiles an Origin, or finds what it was compiled to for another rule.
-// All that NoOrigin returned are one.
-func originFor(failed *problems, field string, o *Origin, known map[*Origin]*originSpec) *originSpec {
+// shared are the parts of rules that many of a policy have in common.
+type shared struct {
+	origins map[*Origin]*originSpec
+	as      map[string]*clientAs
+	chains  map[string]*ruleset.Rule
+}
+
+// origin compiles an Origin, or finds what it was compiled to for another rule. All
+// that NoOrigin returned are one.
+func (k *shared) origin(failed *problems, field string, o *Origin) *originSpec {
 	key := o
 	if o.off && !o.settings() {
 		key = nil
 	}
-	if spec, ok := known[key]; ok {
+	if spec, ok := k.origins[key]; ok {
 		return spec
 	}
 	spec, err := compileOrigin(o, field)
 	failed.join(err)
 	if err == nil {
-		known[key] = spec
+		k.origins[key] = spec
 	}
 	return spec
+}
+
+func (k *shared) clientAs(r *Rule) *clientAs {
+	key := fmt.Sprintf("%q %q", r.Account, r.Roles)
+	as := k.as[key]
+	if as == nil {
+		as = &clientAs{account: r.Account, roles: slices.Clone(r.Roles)}
+		k.as[key] = as
+	}
+	return as
+}
+
+// chain has a rule share its conditions on chains where authorities are all of them.
+func (k *shared) chain(r *Rule, c *ruleset.Rule) {
+	if r.Deny || len(r.IssuerKeys)+len(r.PolicyOIDs) > 0 {
+		return
+	}
+	key := fmt.Sprintf("%q %d %d", r.Authorities, min(len(r.UPNs), 1), len(r.Subject)+len(r.Issuer))
+	if same, ok := k.chains[key]; ok {
+		c.ShareChain(same)
+	} else {
+		same := *c
+		k.chains[key] = &same
+	}
 }
 
 // compileNames reads the names, certificates and keys of the clients, and reports
@@ -191,8 +244,8 @@ func compileConditions(failed *problems, field string, r *Rule, c *ruleset.Rule)
 		if e.OID.String() == "" {
 			failed.add(at, "", "OID is empty")
 		}
-		if e.Value != nil && e.Text != "" {
-			failed.add(at, e.OID.String(), "Value and Text: one of them")
+		if b2i(e.Value != nil)+b2i(e.Text != "")+b2i(e.AnyValue) != 1 {
+			failed.add(at, e.OID.String(), "one of Value, Text and AnyValue")
 		}
 		c.Extension(e.OID, slices.Clone(e.Value), e.Text)
 	}

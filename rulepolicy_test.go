@@ -122,7 +122,7 @@ func TestRulePrecedence(t *testing.T) {
 		"issuer":    {Issuer: []mtls.Attribute{{Type: "CN", Value: "*"}}},
 		"authority": {},
 		"issuerkey": {IssuerKeys: []mtls.KeyHash{mtls.HashPublicKey(ca.Certificate())}},
-		"extension": {Extensions: []mtls.Extension{{OID: oid(t, "2.5.29.15")}}},
+		"extension": {Extensions: []mtls.Extension{{OID: oid(t, "2.5.29.15"), AnyValue: true}}},
 	}
 	delete(kinds, "wildcard") // under a public suffix
 	pinned := mtls.Rule{Name: "pinned", Certificates: []mtls.CertificateHash{mtls.HashCertificate(leaf.Leaf())}, Origin: mtls.NoOrigin()}
@@ -187,6 +187,15 @@ func TestRuleProblemsOfOtherNames(t *testing.T) {
 		{"empty issuer attribute", mtls.Rule{Issuer: []mtls.Attribute{{Type: "CN"}}, Authorities: one, Origin: no}, []string{r + ": Issuer[0]|CN="}},
 		{"extension without OID", mtls.Rule{Extensions: []mtls.Extension{{Text: "x"}}, Authorities: one, Origin: no}, []string{r + ": Extensions[0]|"}},
 		{"extension with both", mtls.Rule{Extensions: []mtls.Extension{{OID: oid(t, "1.2.3"), Text: "x", Value: []byte{1}}}, Authorities: one, Origin: no}, []string{r + ": Extensions[0]|1.2.3"}},
+		{"extension without a value", mtls.Rule{Extensions: []mtls.Extension{{OID: oid(t, "1.2.3")}}, Authorities: one, Origin: no}, []string{r + ": Extensions[0]|1.2.3"}},
+		{"extension with any and a value", mtls.Rule{Extensions: []mtls.Extension{{OID: oid(t, "1.2.3"), Text: "x", AnyValue: true}}, Authorities: one, Origin: no}, []string{r + ": Extensions[0]|1.2.3"}},
+		{"attribute that is not UTF-8", attribute("O", "M\xfcller"), []string{r + ": Subject[1]|O=M\xfcller"}},
+		{"attribute that no object identifier is", attribute("1.40", "x"), []string{r + ": Subject[1]|1.40=x"}},
+		{"trust domain with a dot at its end", mtls.Rule{URIs: []string{"spiffe://a.example./*"}, Authorities: one, Origin: no}, []string{r + ": URIs[0]|spiffe://a.example./*"}},
+		{"empty lists", mtls.Rule{Domains: []string{}, URIs: []string{}, Emails: []string{}, UPNs: []string{}, Certificates: []mtls.CertificateHash{}, PublicKeys: []mtls.KeyHash{}, Subject: []mtls.Attribute{},
+			Issuer: []mtls.Attribute{}, Authorities: []string{}, IssuerKeys: []mtls.KeyHash{{1}}, PolicyOIDs: []x509.OID{}, Extensions: []mtls.Extension{}, Curves: []string{}, Origin: no},
+			[]string{r + ": Domains|", r + ": URIs|", r + ": Emails|", r + ": UPNs|", r + ": Certificates|", r + ": PublicKeys|", r + ": Subject|", r + ": Issuer|", r + ": Authorities|", r + ": PolicyOIDs|", r + ": Extensions|", r + ": Curves|"}},
+		{"an empty list of issuers", mtls.Rule{Domains: []string{"a.example"}, IssuerKeys: []mtls.KeyHash{}}, []string{r + ": IssuerKeys|"}},
 		{"any policy", mtls.Rule{Domains: []string{"a.example"}, PolicyOIDs: []x509.OID{{}, oid(t, anyPolicyOID)}}, []string{r + ": PolicyOIDs[0]|", r + ": PolicyOIDs[1]|2.5.29.32.0"}},
 		{"negative bits", mtls.Rule{Domains: []string{"a.example"}, MinRSABits: -1}, []string{r + ": MinRSABits|-1"}},
 		{"unknown curve", mtls.Rule{Domains: []string{"a.example"}, Curves: []string{"P-256", "p-384"}}, []string{r + ": Curves[1]|p-384"}},
@@ -195,7 +204,7 @@ func TestRuleProblemsOfOtherNames(t *testing.T) {
 		{"UPN of any CA", mtls.Rule{UPNs: []string{"a@corp"}, Origin: no}, []string{r + ": Authorities|"}},
 		{"subject of any CA", mtls.Rule{Subject: []mtls.Attribute{{Type: "O", Value: "x"}}, Origin: no}, []string{r + ": Authorities|"}},
 		{"issuer's name of any CA", mtls.Rule{Issuer: []mtls.Attribute{{Type: "O", Value: "x"}}, Origin: no}, []string{r + ": Authorities|"}},
-		{"extension of any CA", mtls.Rule{Extensions: []mtls.Extension{{OID: oid(t, "1.2.3")}}, Origin: no}, []string{r + ": Authorities|"}},
+		{"extension of any CA", mtls.Rule{Extensions: []mtls.Extension{{OID: oid(t, "1.2.3"), AnyValue: true}}, Origin: no}, []string{r + ": Authorities|"}},
 		{"subject of any CA beside a domain", mtls.Rule{Domains: []string{"a.example"}, Subject: []mtls.Attribute{{Type: "O", Value: "x"}}}, []string{r + ": Authorities|"}},
 		{"policies alone", mtls.Rule{PolicyOIDs: []x509.OID{oid(t, goldOID)}, Origin: no}, []string{r + "|"}},
 		{"strength alone", mtls.Rule{Curves: []string{"P-256"}, Origin: no}, []string{r + "|"}},
@@ -223,7 +232,7 @@ func TestRuleProblemsOfOtherNames(t *testing.T) {
 			{UPNs: []string{"*@CORP"}, IssuerKeys: []mtls.KeyHash{{1}}, Origin: no},
 			{Subject: []mtls.Attribute{{Type: "cn", Value: "*"}}, Certificates: []mtls.CertificateHash{{1}}, Origin: no},
 			{Deny: true, UPNs: []string{"a@corp"}}, {Deny: true, When: func(*x509.Certificate) bool { return true }},
-			{Deny: true, PolicyOIDs: []x509.OID{oid(t, goldOID)}}, {Deny: true, Extensions: []mtls.Extension{{OID: oid(t, "1.2.3")}}},
+			{Deny: true, PolicyOIDs: []x509.OID{oid(t, goldOID)}}, {Deny: true, Extensions: []mtls.Extension{{OID: oid(t, "1.2.3"), AnyValue: true}}},
 		} {
 			rule.Name = "r"
 			_, err := mtls.NewPolicy(rule)

@@ -202,7 +202,7 @@ func TestRules(t *testing.T) {
 
 	t.Run("policies do no I/O", func(t *testing.T) {
 		pure := []string{"bytes", "crypto/x509", "crypto/x509/pkix", "errors", "fmt", "maps", "net/netip", "net/url", "slices", "strings", "sync", "sync/atomic",
-			"time", "unicode", "unicode/utf8", "weak", "golang.org/x/net/idna", "golang.org/x/net/publicsuffix", "strconv"}
+			"time", "unicode", "unicode/utf8", "weak", "golang.org/x/net/idna", "golang.org/x/net/publicsuffix", "golang.org/x/text/cases", "golang.org/x/text/unicode/norm", "strconv"}
 		packages := []string{"./internal/ruleset", "./internal/dn", "./internal/altname", "./internal/dnsname"}
 		for _, name := range append(packages, "./internal/x509ext") {
 			pure = append(pure, modulePath+name[1:])

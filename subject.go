@@ -48,18 +48,18 @@ func (p *presented) subject(roots *rootsState, all []candidate, now time.Time, p
 	case ed25519.PublicKey:
 		s.Curve = "Ed25519"
 	}
-	var own *x509.Certificate
 	s.Leaf = func() *x509.Certificate {
-		if own == nil {
-			own, _ = x509.ParseCertificate(bytes.Clone(leaf.Raw)) // it was parsed before
-		}
+		own, _ := x509.ParseCertificate(bytes.Clone(leaf.Raw)) // it was parsed before
 		return own
 	}
 	if broad.Texts {
 		texts := x509ext.Texts(leaf)
 		s.Other, s.More = otherNames(texts)
+		s.Texts = map[string]bool{}
 		for _, text := range texts {
-			s.Texts = append(s.Texts, altname.BroadKeys(text)...)
+			for _, key := range altname.BroadKeys(text) {
+				s.Texts[key] = true
+			}
 		}
 	}
 	for _, c := range all {
@@ -83,22 +83,20 @@ func (p *presented) subject(roots *rootsState, all []candidate, now time.Time, p
 
 // alternatives fills in the names of other types than dNSName.
 func (p *presented) alternatives(s *ruleset.Subject) {
-	for _, text := range p.alt.URIs {
-		if uri, ok := altname.URIFromSAN(text); ok {
-			s.URIs = append(s.URIs, uri)
+	for _, kind := range []struct {
+		texts []string
+		read  func(string) (string, bool)
+		names *[]string
+	}{{p.alt.URIs, altname.URIFromSAN, &s.URIs}, {p.alt.Emails, altname.EmailFromSAN, &s.Emails}, {p.alt.UPNs, altname.UPNFromSAN, &s.UPNs}} {
+		for _, text := range kind.texts {
+			if name, ok := kind.read(text); ok {
+				*kind.names = append(*kind.names, name)
+			} else {
+				s.Unread = true
+			}
 		}
 	}
 	s.Alone = len(p.alt.URIs) == 1 && altname.IsSPIFFE(p.alt.URIs[0])
-	for _, text := range p.alt.Emails {
-		if email, ok := altname.EmailFromSAN(text); ok {
-			s.Emails = append(s.Emails, email)
-		}
-	}
-	for _, text := range p.alt.UPNs {
-		if upn, ok := altname.UPNFromSAN(text); ok {
-			s.UPNs = append(s.UPNs, upn)
-		}
-	}
 }
 
 // hashes are the keys of the CAs of the chain.
@@ -163,25 +161,43 @@ func (p *presented) ancestry(roots *rootsState) []ruleset.Hash {
 	return keys
 }
 
-// maxOtherNames bounds the names that are taken from texts.
-const maxOtherNames = 1024
+// maxOtherNames bounds the words of texts that are looked at.
+const maxOtherNames = 4096
 
 // otherNames finds whatever looks like a domain in the texts of a certificate, as in
-// a common name, an e-mail address, a URI, a user principal name. It reports
-// whether there are more than it looks for.
+// a common name, an e-mail address, a URI, a user principal name, also in other
+// spellings. It reports whether there are more than it looks for, or one that it
+// cannot tell, such as "*.*.example".
 func otherNames(texts []string) (names []string, more bool) {
+	seen, known := map[string]bool{}, map[string]bool{}
 	for _, text := range texts {
-		for token := range strings.FieldsFuncSeq(text, func(r rune) bool {
-			return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) && !strings.ContainsRune(".-_*", r)
-		}) {
-			name, err := dnsname.FromPolicy(strings.Trim(token, ".-_"))
-			if err != nil || slices.Contains(names, name) {
-				continue
+		for _, form := range altname.Forms(text) {
+			for _, spelling := range []string{form, altname.Fold(form)} {
+				for token := range strings.FieldsFuncSeq(spelling, func(r rune) bool {
+					return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) && !strings.ContainsRune(".-_*", r)
+				}) {
+					if seen[token] {
+						continue
+					}
+					if len(seen) == maxOtherNames {
+						return names, true
+					}
+					seen[token] = true
+					for part := range strings.SplitSeq(token, "..") {
+						first, above, dotted := strings.Cut(strings.Trim(part, ".-_"), ".")
+						if dotted && strings.Contains(above, "*") {
+							return names, true
+						}
+						if dotted && strings.Contains(first, "*") {
+							first = "*" // a part of a label as well
+						}
+						if name, err := dnsname.FromPolicy(first + "." + above); err == nil && !known[name] {
+							known[name] = true
+							names = append(names, name)
+						}
+					}
+				}
 			}
-			if len(names) == maxOtherNames {
-				return names, true
-			}
-			names = append(names, name)
 		}
 	}
 	return names, false

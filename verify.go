@@ -91,6 +91,9 @@ func (g *Guard) parse(raw [][]byte) (*presented, *refusal) {
 		if !x509ext.Canonical(c) {
 			return nil, refusef(ReasonMalformedCertificate, "certificate %d is not the DER that was issued", i)
 		}
+		if !x509ext.CanonicalKey(c) {
+			return nil, refusef(ReasonMalformedCertificate, "the public key of certificate %d is not written as it should be (RFC 3279, RFC 5480, RFC 8410)", i)
+		}
 		p.certs = append(p.certs, c)
 	}
 	return p, p.checkLeaf(g.limits.Names)
@@ -99,6 +102,9 @@ func (g *Guard) parse(raw [][]byte) (*presented, *refusal) {
 func (p *presented) checkLeaf(maxNames int) *refusal {
 	leaf := p.certs[0]
 	p.alt = x509ext.ReadAltNames(leaf)
+	if p.alt.Malformed {
+		return refusef(ReasonMalformedCertificate, "its subjectAltName is not DER")
+	}
 	if n := p.alt.Count; n > maxNames {
 		return refusef(ReasonMalformedCertificate, "%d subject alternative names, more than %d", n, maxNames)
 	}
@@ -224,7 +230,7 @@ func (a *authority) acceptable(chain []*x509.Certificate, names []string) *refus
 	}
 	for _, c := range chain[1 : len(chain)-1] {
 		if x509ext.NoRevAvail(c) {
-			return refusef(ReasonMalformedCertificate, "CA certificate %s with noRevAvail (RFC 9608 section 2)", quote(c.Subject.String()))
+			return refusef(ReasonMalformedCertificate, "CA certificate %s with noRevAvail (RFC 9608 section 2)", quote(x509ext.NameText(c.Subject)))
 		}
 	}
 	if r := constrained(chain); r != nil {
@@ -263,7 +269,7 @@ func explain(err error, now time.Time) *refusal {
 	case errors.As(err, &invalid):
 		name := "?"
 		if invalid.Cert != nil {
-			name = quote(invalid.Cert.Subject.String())
+			name = quote(x509ext.NameText(invalid.Cert.Subject))
 		}
 		switch invalid.Reason {
 		case x509.Expired:
@@ -287,7 +293,7 @@ func (d *Decision) describe(p *presented) {
 		return
 	}
 	leaf := p.certs[0]
-	d.Subject = safe(leaf.Subject.String())
+	d.Subject = safe(x509ext.NameText(leaf.Subject))
 	d.Serial = cut(fmt.Sprintf("%x", leaf.SerialNumber), 64)
 	d.Hash = HashCertificate(leaf).String()
 	for _, n := range leaf.DNSNames[:min(len(leaf.DNSNames), 10)] {

@@ -179,7 +179,7 @@ func TestDenyRuleAndMoreNamesThanItLooksAt(t *testing.T) {
 		return b.String()
 	}
 	for text, want := range map[string]string{
-		words(1024): "all all", words(1025): "denied_by_rule no", words(1024) + "bad.example": "denied_by_rule no",
+		words(4096): "all all", words(4097): "denied_by_rule no", words(4096) + "bad.example": "denied_by_rule no",
 		"_bad.example- x": "denied_by_rule no", "-bad.example": "denied_by_rule no",
 	} {
 		require.Equal(t, want, pcSay(pcDecide(t, g, env.CA.Issue(mtlstest.Leaf{CommonName: text}).Leaf())), "%.40s", text)

@@ -72,7 +72,12 @@ var extensionFields = map[string]field[mtls.Extension]{
 			e.Value = b
 		}
 	},
-	"text": text(func(e *mtls.Extension) *string { return &e.Text }),
+	"text":      text(func(e *mtls.Extension) *string { return &e.Text }),
+	"any_value": func(d *decoder, key string, v *node, e *mtls.Extension) {
+		if e.AnyValue = v.kind == plain && v.text == "true"; !e.AnyValue {
+			d.fail(v, "%s: true is expected, or leave it out, not %s", key, v.what())
+		}
+	},
 }
 
 var originFields = map[string]field[mtls.Origin]{

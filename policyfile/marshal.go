@@ -206,6 +206,9 @@ func (w *writer) extensions(list []mtls.Extension) {
 		if e.Text != "" {
 			s += ", text: " + scalar(e.Text)
 		}
+		if e.AnyValue {
+			s += ", any_value: true"
+		}
 		all = append(all, s+"}")
 	}
 	if len(all) > 0 {

@@ -121,6 +121,7 @@ func randomRule(r *rand.Rand, name string) mtls.Rule {
 			if maybe() {
 				e.Text = text(r)
 			}
+			e.AnyValue = maybe()
 			return e
 		}),
 	}

@@ -226,7 +226,7 @@ func TestProblemsOfRulesHaveTheirPlace(t *testing.T) {
 		"a deny rule":             {rule("deny: true", "roles: [a]"), `3:5: rule "acme": a deny rule has no roles, no account and no insecure_any_client: true`},
 		"a curve":                 {rule("curves: [P-256, P-999]"), `5:21: rule "acme": curves[1]: "P-999"`},
 		"an attribute":            {rule("authorities: [p]", "subject:", "  - type: O", "    value: x", "  - type: Nope", "    value: x"), `9:9: rule "acme": subject[1]: "Nope=x"`},
-		"value and text":          {rule("authorities: [p]", "extensions: [{oid: 1.2.3.4}, {oid: 1.2.3.5, value: ab, text: x}]"), `6:34: rule "acme": extensions[1]: "1.2.3.5": value and text: one of them`},
+		"value and text":          {rule("authorities: [p]", "extensions: [{oid: 1.2.3.4, text: z}, {oid: 1.2.3.5, value: ab, text: x}]"), `6:43: rule "acme": extensions[1]: "1.2.3.5": one of value, text and any_value`},
 		"a policy":                {rule("policy_oids: [1.2.3.4, 2.5.29.32.0]"), `5:28: rule "acme": policy_oids[1]`},
 		"words in quotes stay":    {"version: 1\nrules:\n  - name: \"Domains and NotBefore\"\n    origin: none\n", `rule "Domains and NotBefore": it would`},
 	} {
@@ -268,7 +268,7 @@ rules:
     authorities: [partners]
     issuer_keys: [ee112233445566778899aabbccddeeff00112233445566778899aabbccddeeff]
     policy_oids: [1.3.6.1.4.1.99999.1]
-    extensions: [{oid: 1.2.3.4, value: 0401ff}, {oid: 1.2.3.5, text: abc}, {oid: 1.2.3.6}]
+    extensions: [{oid: 1.2.3.4, value: 0401ff}, {oid: 1.2.3.5, text: abc}, {oid: 1.2.3.6, any_value: true}]
     min_rsa_bits: 3072
     curves: [P-256]
     origin:
@@ -317,7 +317,7 @@ func TestParseReadsEveryField(t *testing.T) {
 			Subject:    []mtls.Attribute{{Type: "O", Value: "Acme *", IgnoreCase: true}}, Issuer: []mtls.Attribute{{Type: "CN", Value: "Acme CA"}},
 			Authorities: []string{"partners"}, IssuerKeys: []mtls.KeyHash{key("ee")},
 			PolicyOIDs: []x509.OID{oid("1.3.6.1.4.1.99999.1")},
-			Extensions: []mtls.Extension{{OID: oid("1.2.3.4"), Value: []byte{4, 1, 255}}, {OID: oid("1.2.3.5"), Text: "abc"}, {OID: oid("1.2.3.6")}},
+			Extensions: []mtls.Extension{{OID: oid("1.2.3.4"), Value: []byte{4, 1, 255}}, {OID: oid("1.2.3.5"), Text: "abc"}, {OID: oid("1.2.3.6"), AnyValue: true}},
 			MinRSABits: 3072, Curves: []string{"P-256"},
 			Origin: &mtls.Origin{
 				Hosts: []string{"egress.acme.example"}, Prefixes: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/28"), netip.MustParsePrefix("2001:db8::/56")},

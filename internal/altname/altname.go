@@ -30,7 +30,7 @@ const (
 func URIFromPolicy(s string) (string, error) {
 	if domain, ok := strings.CutSuffix(s, "/*"); ok && strings.HasPrefix(domain, spiffe+"://") {
 		if !isTrustDomain(domain[len(spiffe+"://"):]) {
-			return "", errors.New("not a SPIFFE trust domain: small letters, digits, '.', '-' and '_'")
+			return "", errors.New("not a SPIFFE trust domain: small letters, digits, '.', '-' and '_', and no '.' at its ends")
 		}
 		return s, nil
 	}
@@ -131,7 +131,7 @@ func TrustDomain(policy string) (string, bool) {
 }
 
 func isTrustDomain(s string) bool {
-	return s != "" && len(s) <= 255 && only(s, "abcdefghijklmnopqrstuvwxyz0123456789.-_")
+	return s != "" && len(s) <= 255 && only(s, "abcdefghijklmnopqrstuvwxyz0123456789.-_") && strings.Trim(s, ".") == s
 }
 
 func only(s, allowed string) bool { return strings.Trim(s, allowed) == "" }

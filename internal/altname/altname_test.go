@@ -28,7 +28,17 @@ func TestBroadKeysFindWhatIsMeant(t *testing.T) {
 		{"spiffe://a.example/x", "spiffe://a.example/%58", true},
 		{"spiffe://a.example/x", "spiffe://a.example/x/y", false},
 		{"kim@b.example", "\u212aim@b.example", true},
-		{"straße@b", "STRASSE@b", false}, // folding is of single letters
+		{"straße@b", "STRASSE@b", true},
+		{"a@b.example", "\"a\"@b.example", true},
+		{"a@b.example", "mailto:A%40b.example?subject=%zz", true},
+		{"a@b.example", "A <a(x)@b.example>", true},
+		{"a@b.example", "a@b.example\x00.evil", true},
+		{"a@b.example", "a@b.example@evil.example", true},
+		{"a@b.example", "\u200ba\u00ad@b.example", true},
+		{"a@b.example", "\uff41\uff20b\u3002example", true},
+		{"jörg@b", "jo\u0308rg@b", true},
+		{"jörg@b", "jÃ¶rg@b", true},
+		{"a@b.example", "a@b.example.evil", false},
 	} {
 		require.Equal(t, row.want, strings.Contains("\n"+strings.Join(altname.BroadKeys(row.text), "\n")+"\n", "\n"+altname.Broad(row.policy)+"\n"), "%q %q", row.policy, row.text)
 	}

@@ -1,9 +1,13 @@
 package altname
 
 import (
-	"net/url"
+	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/text/cases"
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/mtlsguard/mtls/internal/dnsname"
 )
@@ -12,9 +16,9 @@ import (
 // might take for the same name: whoever is denied must not come in by a different
 // spelling. Matching too much is the purpose.
 
-// Broad returns the keys of which a denying URI, e-mail address or UPN of a policy,
-// in canonical form, has one and a text of a certificate may have several
-// (BroadKeys): they match if they share one.
+// Broad returns the key of a denying URI, e-mail address or UPN of a policy, in
+// canonical form. It matches a text of a certificate that has the key among others
+// (BroadKeys).
 func Broad(policy string) string {
 	if prefix, ok := TrustDomain(policy); ok {
 		return Fold(prefix)
@@ -28,42 +32,141 @@ func Broad(policy string) string {
 // BroadKeys returns the keys of a text of a certificate, whatever type of name it
 // was found in.
 func BroadKeys(text string) []string {
-	keys := broadKeys(nil, Fold(text))
-	if plain, err := url.PathUnescape(text); err == nil && plain != text {
-		keys = broadKeys(keys, Fold(plain))
+	var keys []string
+	for _, form := range Forms(text) {
+		folded := Fold(form)
+		keys = append(keys, folded)
+		keys = addressKeys(keys, folded)
+		keys = trustDomainKeys(keys, folded)
 	}
 	return keys
 }
 
-func broadKeys(keys []string, text string) []string {
-	keys = append(keys, text)
-	if i := strings.LastIndexByte(text, '@'); i >= 0 {
-		host := strings.TrimRight(text[i+1:], ". ")
-		keys = append(keys, text[i:], text[i:i+1]+host, text[:i+1]+host)
-		if name, err := dnsname.FromPolicy(host); err == nil {
-			keys = append(keys, "@"+name, text[:i+1]+name)
+// Forms returns the text and what else it may have been meant to be: without
+// percent-encoding (RFC 3986 section 2.1), and with UTF-8 that was read as Latin-1,
+// which is what crypto/x509 does with a T61String.
+func Forms(text string) []string {
+	forms := []string{text}
+	if plain := unescape(text); plain != text {
+		forms = append(forms, plain)
+	}
+	if b, ok := latin1(text); ok && len(b) != len(text) && utf8.Valid(b) {
+		forms = append(forms, string(b))
+	}
+	return forms
+}
+
+// unescape decodes what it can: one escape that is none does not hide the others.
+func unescape(text string) string {
+	var b strings.Builder
+	for i := 0; i < len(text); i++ {
+		if text[i] == '%' && i+2 < len(text) {
+			if c, err := strconv.ParseUint(text[i+1:i+3], 16, 8); err == nil {
+				b.WriteByte(byte(c))
+				i += 2
+				continue
+			}
+		}
+		b.WriteByte(text[i])
+	}
+	return b.String()
+}
+
+func latin1(text string) ([]byte, bool) {
+	b := make([]byte, 0, len(text))
+	for _, r := range text {
+		if r > 0xff {
+			return nil, false
+		}
+		b = append(b, byte(r))
+	}
+	return b, true
+}
+
+// addressKeys appends what looks like an address in a folded text: in quotes, with
+// comments or between angle brackets (RFC 5322 section 3.4), in a URI, or with
+// something behind it.
+func addressKeys(keys []string, text string) []string {
+	if !strings.Contains(text, "@") {
+		return keys
+	}
+	var plain strings.Builder // without quotes and comments
+	depth := 0
+	for _, r := range text {
+		switch {
+		case r == '(':
+			depth++
+		case r == ')':
+			depth = max(depth-1, 0)
+		case depth == 0 && r != '"' && r != '\\':
+			plain.WriteRune(r)
 		}
 	}
-	if rest, ok := strings.CutPrefix(text, spiffe+":"); ok {
-		rest = strings.TrimLeft(rest, "/")
-		if end := strings.IndexAny(rest, "/?#"); end >= 0 {
-			rest = rest[:end]
+	for _, s := range []string{text, plain.String()} {
+		for rest := 0; ; {
+			i := strings.IndexByte(s[rest:], '@')
+			if i < 0 {
+				break
+			}
+			i += rest
+			rest = i + 1
+			from := strings.LastIndexFunc(s[:i], isSeparator)
+			if from >= 0 {
+				_, size := utf8.DecodeRuneInString(s[from:])
+				from += size
+			} else {
+				from = 0
+			}
+			to := len(s)
+			if end := strings.IndexFunc(s[i+1:], func(r rune) bool { return isSeparator(r) || strings.ContainsRune("?/#&:@", r) }); end >= 0 {
+				to = i + 1 + end
+			}
+			local, host := s[from:i], strings.Trim(s[i+1:to], ".")
+			keys = append(keys, "@"+host, local+"@"+host)
+			if name, err := dnsname.FromPolicy(host); err == nil && name != host {
+				keys = append(keys, "@"+name, local+"@"+name)
+			}
 		}
-		rest = rest[strings.LastIndexByte(rest, '@')+1:]
-		rest, _, _ = strings.Cut(rest, ":")
-		keys = append(keys, spiffe+"://"+strings.TrimRight(rest, ".")+"/")
 	}
 	return keys
 }
 
-// Fold brings letters of one kind together (Unicode's simple case folding), takes
-// blanks away from both ends, and makes one of several.
+// isSeparator reports whether a character ends an address on its left or its right.
+func isSeparator(r rune) bool {
+	return strings.ContainsRune("<>()[],;:\"\\@ ", r)
+}
+
+// trustDomainKeys appends the trust domain of what looks like a SPIFFE ID.
+func trustDomainKeys(keys []string, text string) []string {
+	rest, ok := strings.CutPrefix(text, spiffe+":")
+	if !ok {
+		return keys
+	}
+	rest = strings.TrimLeft(rest, "/")
+	if end := strings.IndexAny(rest, "/?#"); end >= 0 {
+		rest = rest[:end]
+	}
+	rest = rest[strings.LastIndexByte(rest, '@')+1:]
+	rest, _, _ = strings.Cut(rest, ":")
+	return append(keys, spiffe+"://"+strings.Trim(rest, ".")+"/")
+}
+
+// Fold brings together characters that look or mean the same: by compatibility (NFKC,
+// Unicode Standard Annex 15) and in case (full case folding). What is not seen is left
+// out, blanks go from both ends, and one blank stands for several.
 func Fold(s string) string {
-	return strings.Join(strings.Fields(strings.Map(func(r rune) rune {
-		least := r
-		for o := unicode.SimpleFold(r); o != r; o = unicode.SimpleFold(o) {
-			least = min(least, o)
+	fold := cases.Fold()
+	s = norm.NFKC.String(fold.String(norm.NFKC.String(s)))
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case r == '\u3002', r == '\uff61': // other full stops (RFC 3490 section 3.1)
+			return '.'
+		case unicode.IsSpace(r), unicode.IsControl(r):
+			return ' '
+		case unicode.In(r, unicode.Cf, unicode.Variation_Selector), r == '\u034f', r == '\u115f', r == '\u1160', r == '\u3164':
+			return -1
 		}
-		return unicode.ToLower(least)
-	}, s)), " ")
+		return r
+	}, s)
+	return strings.Join(strings.Fields(norm.NFKC.String(fold.String(s))), " ")
 }

@@ -65,6 +65,7 @@ func ParseType(s string) (string, bool) {
 	for i, arc := range arcs {
 		ok = ok && arc != "" && strings.Trim(arc, "0123456789") == "" && (arc == "0" || arc[0] != '0') && len(arc) <= 9
 		ok = ok && (i > 0 || arc == "0" || arc == "1" || arc == "2")
+		ok = ok && (i != 1 || arcs[0] == "2" || len(arc) == 1 || len(arc) == 2 && arc < "40") // X.660
 	}
 	return s, ok
 }
@@ -101,6 +102,9 @@ func ParsePattern(typeName, value string, ignoreCase bool) (Pattern, error) {
 		}
 	}
 	p.parts = append(p.parts, part.String())
+	if !utf8.ValidString(value) {
+		return Pattern{}, errors.New("not UTF-8")
+	}
 	if value == "" {
 		return Pattern{}, errors.New("empty; an attribute that may have any value is *")
 	}
@@ -113,13 +117,11 @@ func ParsePattern(typeName, value string, ignoreCase bool) (Pattern, error) {
 	return p, nil
 }
 
-// Any reports whether the pattern says no more than that the attribute is there.
-func (p *Pattern) Any() bool { return strings.Join(p.parts, "") == "" }
-
 // A Value is an attribute of a name, in the forms that patterns are compared with.
 type Value struct {
-	oid, text, folded, broad string
-	unread                   bool // the value is no text
+	oid, text, folded string
+	broad             []string // what it may have been meant to be
+	unread            bool     // the value is no text
 }
 
 // Values returns the attributes of a parsed name. The broad form, which is for
@@ -131,7 +133,9 @@ func Values(name pkix.Name, broad bool) []Value {
 		text, ok := a.Value.(string)
 		v.text, v.folded, v.unread = text, fold(text), !ok || !utf8.ValidString(text)
 		if broad {
-			v.broad = altname.Fold(text)
+			for _, form := range altname.Forms(text) {
+				v.broad = append(v.broad, altname.Fold(form))
+			}
 		}
 		list = append(list, v)
 	}
@@ -161,7 +165,7 @@ func (p *Pattern) Matches(values []Value) bool {
 // that cannot be read.
 func (p *Pattern) MayMatch(values []Value) bool {
 	return slices.ContainsFunc(values, func(v Value) bool {
-		return v.oid == p.oid && (v.unread || like(v.broad, p.broad))
+		return v.oid == p.oid && (v.unread || slices.ContainsFunc(v.broad, func(text string) bool { return like(text, p.broad) }))
 	})
 }
 

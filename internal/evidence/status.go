@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/mtlsguard/mtls/internal/x509ext"
 )
 
 // SourceStatus is what is known of one source, or of one list of a source that has
@@ -47,7 +49,7 @@ func (e *Engine) Status() []SourceStatus {
 
 func (s *slot) status(owner [32]byte, now time.Time) []SourceStatus {
 	q := s.asker()
-	st := SourceStatus{Owner: owner, Kind: s.kind.String(), Source: s.name(), Issuer: fmt.Sprintf("%.256q", q.Issuer.Subject.String())}
+	st := SourceStatus{Owner: owner, Kind: s.kind.String(), Source: s.name(), Issuer: fmt.Sprintf("%.256q", x509ext.NameText(q.Issuer.Subject))}
 	if s.kind == kindOCSP {
 		st.Scope = "serial number " + q.Cert.SerialNumber.Text(16)
 	}

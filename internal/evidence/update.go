@@ -17,6 +17,7 @@ import (
 	"github.com/mtlsguard/mtls/internal/crl"
 	"github.com/mtlsguard/mtls/internal/fetch"
 	"github.com/mtlsguard/mtls/internal/ocsp"
+	"github.com/mtlsguard/mtls/internal/x509ext"
 )
 
 // Bounds on fetches.
@@ -256,7 +257,7 @@ func (e *Engine) timely(s *slot, q Query, st *statement, now time.Time) (*statem
 		}
 	}
 	if note != "" {
-		e.warn("mtls: "+note, "source", s.name(), "issuer", fmt.Sprintf("%.256q", q.Issuer.Subject.String()))
+		e.warn("mtls: "+note, "source", s.name(), "issuer", fmt.Sprintf("%.256q", x509ext.NameText(q.Issuer.Subject)))
 	}
 	if old != nil {
 		return nil, old

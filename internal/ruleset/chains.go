@@ -44,6 +44,10 @@ type authorities []string
 // Authorities demands one of the authorities.
 func (r *Rule) Authorities(list []string) { r.chain = append(r.chain, authorities(list)) }
 
+// ShareChain makes the rule use the list of another whose conditions on chains are the
+// same, so that many rules of one authority keep one list.
+func (r *Rule) ShareChain(same *Rule) { r.chain = same.chain }
+
 // ListedAuthorities returns the names of the authorities that the rule demands, or
 // nil.
 func (r *Rule) ListedAuthorities() []string {
@@ -75,11 +79,11 @@ func (policies) field() string         { return "PolicyOIDs" }
 func (c policies) admits(v *View) bool { return v.Asserts != nil && v.Asserts(c) }
 
 // denies looks at what the certificate asserts, whether or not its chain is valid
-// for that; it may assert any.
+// for that, which may be any; and at what a chain makes of it by policy mappings.
 func (c policies) denies(s *Subject) bool {
 	return slices.ContainsFunc(s.Policies, func(p x509.OID) bool {
 		return p.String() == AnyPolicy || slices.ContainsFunc(c, p.Equal)
-	})
+	}) || anyView(s, c.admits)
 }
 func (policies) index(*index, *Rule) bool { return false }
 

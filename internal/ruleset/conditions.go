@@ -158,23 +158,46 @@ func (r *Rule) ListedDomains() []string {
 	return nil
 }
 
-// broadly reports whether one of the names of a policy may be among the texts of
-// the certificate.
-func broadly(list []string, s *Subject) bool {
-	for _, name := range list {
-		if key := altname.Broad(name); slices.Contains(s.Texts, key) {
+// denied: a URI, an e-mail address or a UPN of a rule that denies, which is looked
+// for among all texts of the certificate.
+type denied struct {
+	name string
+	keys []string // broad
+}
+
+func (r *Rule) deny(name string, list []string) {
+	c := &denied{name: name, keys: make([]string, len(list))}
+	for i, policy := range list {
+		c.keys[i] = altname.Broad(policy)
+	}
+	r.add(c)
+}
+
+func (c *denied) field() string      { return c.name }
+func (*denied) allows(*Subject) bool { return false }
+func (c *denied) denies(s *Subject) bool {
+	if s.Unread {
+		return true
+	}
+	for _, key := range c.keys {
+		if s.Texts[key] {
 			return true
 		}
 	}
 	return false
+}
+func (*denied) names() bool { return false }
+func (*denied) rank() int   { return 4 }
+func (c *denied) index(x *index, r *Rule) {
+	for _, key := range c.keys {
+		x.texts.add(key, r.Order)
+	}
 }
 
 func indexNames(x *index, allow *postings[string], list []string, r *Rule) {
 	for _, name := range list {
 		prefix, all := altname.TrustDomain(name)
 		switch {
-		case r.Deny:
-			x.texts.add(altname.Broad(name), r.Order)
 		case altname.Every(name):
 			allow.add(altname.At(name), r.Order)
 		case all:
@@ -189,7 +212,13 @@ func indexNames(x *index, allow *postings[string], list []string, r *Rule) {
 type uris []string
 
 // URIs demands one of the canonical URIs or trust domains.
-func (r *Rule) URIs(list []string) { r.add(uris(list)) }
+func (r *Rule) URIs(list []string) {
+	if r.Deny {
+		r.deny("URIs", list)
+		return
+	}
+	r.add(uris(list))
+}
 
 func (uris) field() string            { return "URIs" }
 func (c uris) allows(s *Subject) bool { return c.find(s) != "" }
@@ -207,7 +236,7 @@ func (c uris) find(s *Subject) string {
 	}
 	return ""
 }
-func (c uris) denies(s *Subject) bool  { return broadly(c, s) }
+func (c uris) denies(*Subject) bool    { return true } // denied is in its place
 func (uris) names() bool               { return false }
 func (uris) rank() int                 { return 4 }
 func (c uris) index(x *index, r *Rule) { indexNames(x, &x.uris, c, r) }
@@ -216,11 +245,17 @@ func (c uris) index(x *index, r *Rule) { indexNames(x, &x.uris, c, r) }
 type emails []string
 
 // Emails demands one of the canonical addresses, or "*@host".
-func (r *Rule) Emails(list []string) { r.add(emails(list)) }
+func (r *Rule) Emails(list []string) {
+	if r.Deny {
+		r.deny("Emails", list)
+		return
+	}
+	r.add(emails(list))
+}
 
 func (emails) field() string             { return "Emails" }
 func (c emails) allows(s *Subject) bool  { return userAmong(c, s.Emails) != "" }
-func (c emails) denies(s *Subject) bool  { return broadly(c, s) }
+func (c emails) denies(*Subject) bool    { return true } // denied is in its place
 func (emails) names() bool               { return false }
 func (emails) rank() int                 { return 6 }
 func (c emails) index(x *index, r *Rule) { indexNames(x, &x.emails, c, r) }
@@ -230,13 +265,17 @@ type upns []string
 
 // UPNs demands one of the canonical names, or "*@realm".
 func (r *Rule) UPNs(list []string) {
+	if r.Deny {
+		r.deny("UPNs", list)
+		return
+	}
 	r.add(upns(list))
 	r.chain = append(r.chain, unconstrained{otherNames: true})
 }
 
 func (upns) field() string             { return "UPNs" }
 func (c upns) allows(s *Subject) bool  { return userAmong(c, s.UPNs) != "" }
-func (c upns) denies(s *Subject) bool  { return s.Unread || broadly(c, s) }
+func (c upns) denies(*Subject) bool    { return true } // denied is in its place
 func (upns) names() bool               { return false }
 func (upns) rank() int                 { return 5 }
 func (c upns) index(x *index, r *Rule) { indexNames(x, &x.upns, c, r) }
@@ -281,9 +320,7 @@ type attribute struct {
 // Attribute demands an attribute of the subject, or of the issuer.
 func (r *Rule) Attribute(issuer bool, p dn.Pattern) {
 	r.add(&attribute{issuer: issuer, pattern: p})
-	if !issuer {
-		r.chain = append(r.chain, unconstrained{directoryNames: true})
-	}
+	r.chain = append(r.chain, unconstrained{directoryNames: true})
 }
 
 func (c *attribute) field() string {
@@ -305,8 +342,8 @@ func (c *attribute) denies(s *Subject) bool { return c.pattern.MayMatch(c.of(s))
 type extension struct {
 	walkedOnly
 	oid   x509.OID
-	value []byte // nil: any
-	text  string // "": any
+	value []byte // nil: any, or text
+	text  string // "": any, or value
 }
 
 // Extension demands an extension with the content, or the text, or any.
@@ -360,15 +397,5 @@ func (c *strength) allows(s *Subject) bool {
 }
 func (c *strength) denies(s *Subject) bool { return true }
 
-// when: a condition in Go.
-type when struct {
-	walkedOnly
-	f func(*x509.Certificate) bool
-}
-
-// When demands that the function says so.
-func (r *Rule) When(f func(*x509.Certificate) bool) { r.add(&when{f: f}) }
-
-func (*when) field() string            { return "When" }
-func (c *when) allows(s *Subject) bool { return c.f(s.Leaf()) }
-func (c *when) denies(s *Subject) bool { return c.f(s.Leaf()) }
+// When demands that the function says so, which is asked after everything else.
+func (r *Rule) When(f func(*x509.Certificate) bool) { r.when = f }

@@ -12,7 +12,7 @@ func (s *Set) Walk(subject *Subject, now time.Time) *Rule {
 				if r.Deny != deny || r.pins() != pinned {
 					continue
 				}
-				if (deny && r.denies(subject) || !deny && r.allows(subject)) && r.inTime(now, new(time.Time)) {
+				if (deny && r.denies(subject) || !deny && r.allows(subject)) && r.inTime(now, new(time.Time)) && (r.when == nil || r.when(nil)) {
 					return r
 				}
 			}

@@ -1,6 +1,8 @@
 package ruleset
 
 import (
+	"slices"
+
 	"github.com/mtlsguard/mtls/internal/altname"
 	"github.com/mtlsguard/mtls/internal/dnsname"
 )
@@ -82,11 +84,19 @@ func (x *index) add(r *Rule) (walked bool) {
 	}
 	for _, c := range r.chain {
 		if c.index(x, r) {
-			return len(r.conds) > 0
+			return r.saysMore()
 		}
 	}
 	x.walked = append(x.walked, r.Order)
 	return true
+}
+
+// saysMore reports whether the rule says more than who issued the certificate.
+func (r *Rule) saysMore() bool {
+	return len(r.conds) > 0 || r.when != nil || slices.ContainsFunc(r.chain, func(c chainCondition) bool {
+		_, ok := c.(policies)
+		return ok
+	})
 }
 
 // visit tries every rule that can match the subject of the search.
@@ -124,7 +134,7 @@ func (x *index) visitHeld(f *search) {
 	x.visitNames(s.Names, f)
 	if f.deny {
 		x.visitNames(s.Other, f)
-		for _, key := range s.Texts {
+		for key := range s.Texts {
 			x.texts.visit(key, f)
 		}
 	} else {

@@ -30,11 +30,8 @@ func (r *Rule) miss(f *search) bool {
 
 // failing names the first field that does not match, and "" if all do.
 func (r *Rule) failing(s *Subject, now time.Time) string {
-	var last *when
 	for _, c := range r.conds {
-		if w, ok := c.(*when); ok {
-			last = w
-		} else if !c.allows(s) {
+		if !c.allows(s) {
 			return c.field()
 		}
 	}
@@ -49,8 +46,8 @@ func (r *Rule) failing(s *Subject, now time.Time) string {
 	if !r.inTime(now, new(time.Time)) {
 		return "NotBefore or NotAfter"
 	}
-	if last != nil && !last.allows(s) {
-		return last.field()
+	if r.when != nil { // it is not asked again for an explanation
+		return "When"
 	}
 	return ""
 }

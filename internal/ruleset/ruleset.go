@@ -1,5 +1,6 @@
 // Package ruleset finds the rule that decides about a client. It is pure: it does no
-// I/O, asks nothing of the network, and does not allocate while it looks.
+// I/O, asks nothing of the network, and does not allocate while it looks, certificate
+// policies and conditions in Go left aside.
 //
 // A rule is a list of conditions, each made of one field, and all must hold. A
 // condition has two readings: allows, which is sure, and denies, which is broad.
@@ -29,7 +30,7 @@ type Subject struct {
 	URIs        []string // canonical; one that cannot be read is ""
 	Emails      []string // canonical
 	UPNs        []string // canonical
-	Unread      bool     // there is a UPN that could not be read
+	Unread      bool     // there is a URI, an e-mail address or a UPN that could not be read
 	Alone       bool     // the only URI is a well-formed SPIFFE ID
 	Subject     []dn.Value
 	Issuer      []dn.Value
@@ -38,12 +39,12 @@ type Subject struct {
 	RSABits     int    // zero: no RSA key
 	Curve       string // "": none
 	Views       []View
-	Leaf        func() *x509.Certificate // a copy for conditions in Go
+	Leaf        func() *x509.Certificate // a new copy for a condition in Go
 
 	// For rules that deny only (Set.Broad).
-	Other []string // canonical domains in its other texts
-	More  bool     // there are more of these than were looked for
-	Texts []string // broad keys of its texts
+	Other []string        // canonical domains in its other texts
+	More  bool            // there are more of these than were looked for
+	Texts map[string]bool // broad keys of its texts
 }
 
 // A View is what rules look at in a chain.
@@ -69,8 +70,9 @@ type Rule struct {
 	// AnyClient allows chains of public authorities although the rule does not say
 	// who the client is.
 	AnyClient bool
-	pinned    bool   // it names certificates
-	times     *times // nil: always
+	pinned    bool                         // it names certificates
+	times     *times                       // nil: always
+	when      func(*x509.Certificate) bool // nil: no condition in Go
 	conds     []condition
 	chain     []chainCondition
 }
@@ -118,20 +120,18 @@ func (r *Rule) Anonymous() bool {
 	return !slices.ContainsFunc(r.conds, func(c condition) bool { return c.names() })
 }
 
-// allows reports whether the rule surely means the client, its time left aside.
+// allows reports whether the rule surely means the client, its time and a condition
+// in Go left aside.
 func (r *Rule) allows(s *Subject) bool {
-	var last *when // a condition in Go is asked only if everything else holds
 	for _, c := range r.conds {
-		if w, ok := c.(*when); ok {
-			last = w
-		} else if !c.allows(s) {
+		if !c.allows(s) {
 			return false
 		}
 	}
 	anonymous := r.Anonymous()
 	for i := range s.Views {
 		if r.admits(&s.Views[i], anonymous) {
-			return last == nil || last.allows(s)
+			return true
 		}
 	}
 	return false
@@ -162,14 +162,11 @@ func (r *Rule) Views(s *Subject) []int {
 	return list
 }
 
-// denies reports whether the rule may mean the client, its time left aside. Any
-// name, any overlapping wildcard and any chain will do.
+// denies reports whether the rule may mean the client, its time and a condition in
+// Go left aside. Any name, any overlapping wildcard and any chain will do.
 func (r *Rule) denies(s *Subject) bool {
-	var last *when
 	for _, c := range r.conds {
-		if w, ok := c.(*when); ok {
-			last = w
-		} else if !c.denies(s) {
+		if !c.denies(s) {
 			return false
 		}
 	}
@@ -178,7 +175,7 @@ func (r *Rule) denies(s *Subject) bool {
 			return false
 		}
 	}
-	return last == nil || last.denies(s)
+	return true
 }
 
 // A Match is what a set says of a subject.
@@ -233,7 +230,7 @@ func (b *Broad) note(r *Rule) {
 	}
 	for _, c := range r.conds {
 		switch c.(type) {
-		case domains, uris, emails, upns:
+		case domains, *denied:
 			b.Texts = true
 		case *attribute:
 			b.Names = true
@@ -310,7 +307,8 @@ func (f *search) try(order int32) bool {
 	} else {
 		matches = r.allows(f.subject)
 	}
-	if !matches || !r.inTime(f.now, &f.until) {
+	// A condition in Go is asked last, of rules that are there.
+	if !matches || !r.inTime(f.now, &f.until) || r.when != nil && !r.when(f.subject.Leaf()) {
 		return false
 	}
 	f.best = order

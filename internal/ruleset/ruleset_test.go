@@ -88,14 +88,16 @@ func (w world) subject() *ruleset.Subject {
 	}
 	s := &ruleset.Subject{
 		Certificate: w.hash(), Key: w.hash(), Names: maybe(w.domain), URIs: maybe(w.uri), Emails: maybe(w.address), UPNs: maybe(w.address),
-		Subject: name(), Issuer: name(), Unread: w.IntN(10) == 0, More: w.IntN(10) == 0,
+		Subject: name(), Issuer: name(), Texts: map[string]bool{}, Unread: w.IntN(10) == 0, More: w.IntN(10) == 0,
 		Leaf: func() *x509.Certificate { return nil },
 	}
 	s.Twin = pick(w, s.Certificate, w.hash())
 	s.Alone = len(s.URIs) == 1 && altname.IsSPIFFE(s.URIs[0])
 	for _, texts := range [][]string{s.URIs, s.Emails, s.UPNs, maybe(w.address)} {
 		for _, text := range texts {
-			s.Texts = append(s.Texts, altname.BroadKeys(text)...)
+			for _, key := range altname.BroadKeys(text) {
+				s.Texts[key] = true
+			}
 		}
 	}
 	s.Other = maybe(w.domain)

@@ -25,6 +25,9 @@ type AltNames struct {
 	Whole bool
 	// BadUPN is set where a user principal name could not be read.
 	BadUPN bool
+	// Malformed is set where the extension is not DER. crypto/x509 overlooks what
+	// follows the names.
+	Malformed bool
 }
 
 // ReadAltNames reads the extension. Without one there are no names, which is the
@@ -37,14 +40,13 @@ func ReadAltNames(c *x509.Certificate) AltNames {
 	}
 	var names cryptobyte.String
 	if !value.ReadASN1(&names, cbasn1.SEQUENCE) || !value.Empty() {
-		return AltNames{BadUPN: true}
+		return AltNames{Malformed: true}
 	}
 	for !names.Empty() {
 		var name cryptobyte.String
 		var tag cbasn1.Tag
 		if !names.ReadAnyASN1(&name, &tag) {
-			a.Whole, a.BadUPN = false, true
-			return a
+			return AltNames{Malformed: true}
 		}
 		a.Count++
 		switch tag {

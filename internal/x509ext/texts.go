@@ -2,7 +2,10 @@ package x509ext
 
 import (
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
+	"slices"
+	"strings"
 	"unicode/utf16"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -23,19 +26,20 @@ const maxDepth = 16
 // section 4.2.1.6), otherNames such as a user principal name included. They name
 // nobody; they are there to be forbidden.
 func Texts(c *x509.Certificate) []string {
-	var texts []string
-	var forward, backward string
+	var texts, components []string
 	for _, name := range c.Subject.Names {
 		text, ok := name.Value.(string)
 		if !ok {
 			continue
 		}
 		texts = append(texts, text)
-		if name.Type.Equal(oidDomainComponent) {
-			forward, backward = join(forward, text), join(text, backward)
+		if name.Type.Equal(oidDomainComponent) && text != "" {
+			components = append(components, text)
 		}
 	}
-	texts = append(texts, forward, backward)
+	texts = append(texts, strings.Join(components, "."))
+	slices.Reverse(components)
+	texts = append(texts, strings.Join(components, "."))
 	if san, ok := extensionValue(c, oidSubjectAltName); ok {
 		var names cryptobyte.String
 		if san.ReadASN1(&names, cbasn1.SEQUENCE) {
@@ -43,13 +47,6 @@ func Texts(c *x509.Certificate) []string {
 		}
 	}
 	return texts
-}
-
-func join(a, b string) string {
-	if a == "" || b == "" {
-		return a + b
-	}
-	return a + "." + b
 }
 
 // collect appends the strings of DER, of GeneralNames at the top. What cannot be
@@ -83,4 +80,21 @@ func bmp(b []byte) string {
 		units = append(units, uint16(b[i])<<8|uint16(b[i+1]))
 	}
 	return string(utf16.Decode(units))
+}
+
+// maxAttributes bounds the attributes of a name in a text.
+const maxAttributes = 32
+
+// NameText writes a name for people. pkix.Name.String needs time that grows with the
+// square of the attributes, of which a stranger can send thousands: those beyond the
+// 32 first are left out.
+func NameText(name pkix.Name) string {
+	if len(name.Names) <= maxAttributes {
+		return name.String()
+	}
+	var first pkix.RDNSequence
+	for _, a := range name.Names[:maxAttributes] {
+		first = append(first, pkix.RelativeDistinguishedNameSET{a})
+	}
+	return first.String() + ",..."
 }

@@ -3,6 +3,8 @@ package x509ext
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
 	"crypto/x509"
 	"math/big"
 
@@ -61,4 +63,20 @@ func Twin(c, issuer *x509.Certificate) ([]byte, bool) {
 	})
 	twin, err := b.Bytes()
 	return twin, err == nil
+}
+
+// CanonicalKey reports whether the SubjectPublicKeyInfo is the one DER of its key.
+// crypto/x509 also reads keys with something behind them, which is another KeyHash of
+// the same key, and which a CA may copy from a request.
+//
+// Keys of other kinds than RSA, ECDSA and Ed25519, which verify nothing here, are not
+// looked at.
+func CanonicalKey(c *x509.Certificate) bool {
+	switch c.PublicKey.(type) {
+	case *rsa.PublicKey, *ecdsa.PublicKey, ed25519.PublicKey:
+	default:
+		return true
+	}
+	der, err := x509.MarshalPKIXPublicKey(c.PublicKey)
+	return err == nil && bytes.Equal(der, c.RawSubjectPublicKeyInfo)
 }
