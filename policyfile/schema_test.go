@@ -281,7 +281,7 @@ func TestSchemaDescribesEveryKey(t *testing.T) {
 			require.Contains(t, string(page), "`"+key+"`", "docs/policyfile.md")
 		}
 	}
-	require.Equal(t, 26+3+3, n)
+	require.Equal(t, 26+3+4, n)
 	first := policyfile.Schema()
 	first[0] = 'x'
 	require.Equal(t, byte('{'), policyfile.Schema()[0], "a copy")
