@@ -34,6 +34,12 @@ func manyRules(n int, kind string) []mtls.Rule {
 			r.UPNs, r.Authorities, r.Origin = []string{fmt.Sprintf("user%d@corp.example", i)}, one, no
 		case "uri":
 			r.URIs, r.Authorities, r.Origin = []string{fmt.Sprintf("spiffe://corp.example/%d", i)}, one, no
+		case "email":
+			r.Emails, r.Authorities, r.Origin = []string{fmt.Sprintf("user%d@corp.example", i)}, one, no
+		case "roles":
+			r.UPNs, r.Authorities, r.Origin, r.Roles = []string{fmt.Sprintf("user%d@corp.example", i)}, one, no, []string{"read", "write"}
+		case "denyupn":
+			r.UPNs, r.Deny = []string{fmt.Sprintf("user%d@corp.example", i)}, true
 		case "deny":
 			if r.Domains = []string{fmt.Sprintf("api.p%d.example", i)}; i > 0 {
 				r.Deny = true
@@ -56,7 +62,7 @@ func heap() uint64 {
 // TestRulesAreSmall: beyond the caller's slice a rule takes at most 300 bytes.
 func TestRulesAreSmall(t *testing.T) {
 	const n = 100_000
-	for _, kind := range []string{"domain", "certificate", "key", "upn", "uri", "deny"} {
+	for _, kind := range []string{"domain", "certificate", "key", "upn", "uri", "email", "roles", "deny", "denyupn"} {
 		rules := manyRules(n, kind)
 		before := heap()
 		p, err := mtls.NewPolicy(rules...)
