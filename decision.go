@@ -66,6 +66,9 @@ const (
 	ReasonAccountDisabled Reason = "account_disabled"
 	// ReasonAccountUnknown means that the AccountMapper could not tell.
 	ReasonAccountUnknown Reason = "account_unknown"
+	// ReasonGroupMissing means that the account is in none of the groups that the
+	// rule demands.
+	ReasonGroupMissing Reason = "group_missing"
 	// ReasonRoleMissing means that the rule has none of the roles that a route
 	// requires.
 	ReasonRoleMissing Reason = "role_missing"
@@ -102,6 +105,7 @@ var reasonFacts = map[Reason]reasonFact{
 	ReasonAccountUnmapped: {403, "not_allowed", "403.12", true, "map the client to an account in the directory"},
 	ReasonAccountDisabled: {403, "not_allowed", "403.12", true, "enable the account if the client should be admitted"},
 	ReasonAccountUnknown:  {503, "", "", false, "the directory must answer"},
+	ReasonGroupMissing:    {403, "not_allowed", "403.12", true, "add the account to a group of the rule if the client should be admitted"},
 	ReasonRoleMissing:     {403, "", "403.12", false, "add the role to the rule if the client may use this route"},
 	ReasonConditionFailed: {403, "not_allowed", "403.12", true, "Config.Verify refused: see the detail"},
 }

@@ -85,7 +85,7 @@ func (id *Identity) Account() Account {
 	for k, v := range a.Attributes {
 		attributes[k] = slices.Clone(v)
 	}
-	return Account{Name: a.Name, Groups: slices.Clone(a.Groups), Attributes: attributes}
+	return Account{Name: a.Name, ID: a.ID, Groups: slices.Clone(a.Groups), Attributes: attributes}
 }
 
 // Chain returns the verified chain, the client's certificate first and the
@@ -137,7 +137,10 @@ func (id *Identity) Expires() time.Time { return id.known().Expires }
 
 // An Account is what an AccountMapper maps an identity to.
 type Account struct {
-	Name       string
+	Name string
+	// ID stays the same when the account is renamed, where the directory has such a
+	// thing: the SID in Active Directory, else the distinguished name. Empty: none.
+	ID         string
 	Groups     []string
 	Attributes map[string][]string
 	Disabled   bool      // refused with ReasonAccountDisabled
@@ -161,5 +164,5 @@ func (a Account) data() identity.Account {
 	for k, v := range attributes {
 		attributes[k] = slices.Clone(v)
 	}
-	return identity.Account{Name: a.Name, Groups: slices.Clone(a.Groups), Attributes: attributes}
+	return identity.Account{Name: a.Name, ID: a.ID, Groups: slices.Clone(a.Groups), Attributes: attributes}
 }

@@ -61,6 +61,13 @@ func (m match) roles() []string {
 	return m.as.roles
 }
 
+func (m match) groups() []string {
+	if m.as == nil {
+		return nil
+	}
+	return m.as.groups
+}
+
 // by says by what the rule was matched.
 func (h held) String() string {
 	var list []string

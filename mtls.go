@@ -171,6 +171,17 @@ func New(cfg Config) (*Guard, error) {
 	if o == nil {
 		o = &Origin{}
 	}
+	for _, p := range []struct {
+		field  string
+		policy *Policy
+	}{{"Config.Policy", cfg.Policy}, {"Config.Shadow", cfg.Shadow}} {
+		if p.policy == nil || cfg.Accounts != nil {
+			continue
+		}
+		if state := p.policy.state.Load(); state != nil && state.needsAccounts() != "" {
+			failed.add("Config.Accounts", "", "missing: rule %s of %s demands a group", quote(state.needsAccounts()), p.field)
+		}
+	}
 	var err error
 	if g.origin, err = compileOrigin(o, "Config.Origin"); err != nil {
 		failed = append(failed, err)

@@ -37,7 +37,7 @@ type Rule struct {
 	// Deny makes a rule that refuses what it matches, and matches broadly: any
 	// name of the certificate, any wildcard that overlaps, any chain, letters of
 	// any case. What it cannot determine counts as matched. It has no Origin, Roles,
-	// Account or demands on keys.
+	// Account, Groups or demands on keys.
 	Deny bool
 	// Disabled takes the rule out of the policy, as if it were not there. Its
 	// fields are checked all the same.
@@ -91,6 +91,11 @@ type Rule struct {
 	// Origin says where the connection must come from. Nil: Config.Origin. A
 	// rule that names no domain, or a wildcard, must state it (or NoOrigin).
 	Origin *Origin
+	// Groups are groups of the directory, in one of which the client's account must be
+	// (Account.Groups), spelled as Config.Accounts spells them. The account is mapped
+	// after the rule has been chosen: a client in none of them is refused, and no
+	// later rule is tried. Empty: any account.
+	Groups []string
 	// NotBefore and NotAfter bound the time in which the rule exists. Zero:
 	// unbounded.
 	NotBefore, NotAfter time.Time
@@ -284,13 +289,23 @@ type policyState struct {
 // connections.
 type grant struct {
 	origin *originSpec // nil: the Guard's
-	as     *clientAs   // nil: no account but the rule's name, and no roles
+	as     *clientAs   // nil: no account but the rule's name, no roles and no groups
 }
 
 // clientAs is what few rules say.
 type clientAs struct {
-	account string
-	roles   []string
+	account       string
+	roles, groups []string
+}
+
+// needsAccounts returns the name of a rule that demands a group, or "".
+func (p *policyState) needsAccounts() string {
+	for i, g := range p.grants {
+		if g.as != nil && len(g.as.groups) > 0 {
+			return p.set.Rules()[i].Name
+		}
+	}
+	return ""
 }
 
 // hasRole reports whether some rule has one of the roles.

@@ -87,7 +87,7 @@ func emptyLists(failed *problems, field string, r *Rule) {
 		{"Domains", empty(r.Domains)}, {"URIs", empty(r.URIs)}, {"Emails", empty(r.Emails)}, {"UPNs", empty(r.UPNs)},
 		{"Certificates", empty(r.Certificates)}, {"PublicKeys", empty(r.PublicKeys)}, {"Subject", empty(r.Subject)}, {"Issuer", empty(r.Issuer)},
 		{"Authorities", empty(r.Authorities)}, {"IssuerKeys", empty(r.IssuerKeys)}, {"PolicyOIDs", empty(r.PolicyOIDs)},
-		{"Extensions", empty(r.Extensions)}, {"Curves", empty(r.Curves)},
+		{"Extensions", empty(r.Extensions)}, {"Curves", empty(r.Curves)}, {"Groups", empty(r.Groups)},
 	} {
 		if list.empty {
 			failed.add(field+": "+list.name, "", "an empty list, which nobody could match; nil asks nothing")
@@ -108,6 +108,11 @@ func compileRule(failed *problems, field string, r *Rule, c *ruleset.Rule, known
 			failed.add(fmt.Sprintf("%s: Roles[%d]", field, i), "", "an empty role")
 		}
 	}
+	for i, group := range r.Groups {
+		if group == "" {
+			failed.add(fmt.Sprintf("%s: Groups[%d]", field, i), "", "an empty group")
+		}
+	}
 	if !r.NotBefore.IsZero() && !r.NotAfter.IsZero() && r.NotAfter.Before(r.NotBefore) {
 		failed.add(field+": NotAfter", r.NotAfter.String(), "before NotBefore: the rule would never exist")
 	}
@@ -120,8 +125,8 @@ func compileRule(failed *problems, field string, r *Rule, c *ruleset.Rule, known
 		if r.Origin != nil {
 			failed.add(field+": Origin", "", "a deny rule has no Origin: it holds wherever the client is")
 		}
-		if len(r.Roles) > 0 || r.Account != "" || r.InsecureAnyClient {
-			failed.add(field, "", "a deny rule has no Roles, no Account and no InsecureAnyClient")
+		if len(r.Roles) > 0 || r.Account != "" || len(r.Groups) > 0 || r.InsecureAnyClient {
+			failed.add(field, "", "a deny rule has no Roles, no Account, no Groups and no InsecureAnyClient")
 		}
 		if r.MinRSABits != 0 || len(r.Curves) > 0 {
 			failed.add(field, "", "a deny rule has no MinRSABits and no Curves, which list keys that are good enough")
@@ -138,7 +143,7 @@ func compileRule(failed *problems, field string, r *Rule, c *ruleset.Rule, known
 		failed.add(field+": Authorities", "", "any CA can write any name: a rule with URIs, Emails, UPNs, Subject, Issuer or Extensions says in Authorities or IssuerKeys whose certificates it means")
 	}
 	g := grant{}
-	if r.Account != "" || len(r.Roles) > 0 {
+	if r.Account != "" || len(r.Roles) > 0 || len(r.Groups) > 0 {
 		g.as = known.clientAs(r)
 	}
 	if r.Origin != nil {
@@ -181,10 +186,10 @@ func (k *shared) origin(failed *problems, field string, o *Origin) *originSpec {
 }
 
 func (k *shared) clientAs(r *Rule) *clientAs {
-	key := fmt.Sprintf("%q %q", r.Account, r.Roles)
+	key := fmt.Sprintf("%q %q %q", r.Account, r.Roles, r.Groups)
 	as := k.as[key]
 	if as == nil {
-		as = &clientAs{account: r.Account, roles: slices.Clone(r.Roles)}
+		as = &clientAs{account: r.Account, roles: slices.Clone(r.Roles), groups: slices.Clone(r.Groups)}
 		k.as[key] = as
 	}
 	return as

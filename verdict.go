@@ -384,6 +384,11 @@ func (g *Guard) judgeAccount(ctx context.Context, v *verdict, chosen candidate, 
 		data.Account = account.data()
 		earliest(&v.expires, account.Expires)
 	}
+	if groups := m.groups(); len(groups) > 0 && !slices.ContainsFunc(groups, func(group string) bool { return slices.Contains(data.Account.Groups, group) }) {
+		d.refuse(ReasonGroupMissing, Step{Name: stepAccount, Detail: fmt.Sprintf("account %s is in none of the %d groups of rule %s",
+			quote(data.Account.Name), len(groups), quote(m.rule.Name))})
+		return
+	}
 	data.Expires = v.expires
 	d.Expires = v.expires
 	v.identity = &Identity{data}

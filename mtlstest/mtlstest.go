@@ -63,6 +63,7 @@ func (c *Clock) Advance(d time.Duration) {
 type Identity struct {
 	Rule        string // name of the rule
 	Name        string // of the account; empty: Rule
+	ID          string // of the account
 	Domain      string
 	URI         string
 	Email       string
@@ -92,7 +93,7 @@ func NewRequest(t TB, method, target string, body io.Reader, id Identity) *http.
 	r.RemoteAddr = "192.0.2.1:1234"
 	data := &identity.Data{
 		Rule: id.Rule, Domain: id.Domain, URI: id.URI, Email: id.Email, UPN: id.UPN, Roles: id.Roles, Authority: id.Authority, Peer: id.Peer,
-		Account: identity.Account{Name: id.Name, Groups: id.Groups, Attributes: id.Attributes},
+		Account: identity.Account{Name: id.Name, ID: id.ID, Groups: id.Groups, Attributes: id.Attributes},
 	}
 	if data.Account.Name == "" {
 		data.Account.Name = id.Rule

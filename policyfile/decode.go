@@ -50,6 +50,7 @@ var ruleFields = map[string]field[mtls.Rule]{
 	"min_rsa_bits":        number(func(r *mtls.Rule) *int { return &r.MinRSABits }),
 	"curves":              list(func(r *mtls.Rule) *[]string { return &r.Curves }, (*decoder).text),
 	"origin":              func(d *decoder, key string, v *node, r *mtls.Rule) { r.Origin = d.origin(v) },
+	"groups":              list(func(r *mtls.Rule) *[]string { return &r.Groups }, (*decoder).text),
 	"not_before":          instant(func(r *mtls.Rule) *time.Time { return &r.NotBefore }),
 	"not_after":           instant(func(r *mtls.Rule) *time.Time { return &r.NotAfter }),
 	"insecure_any_client": boolean(func(r *mtls.Rule) *bool { return &r.InsecureAnyClient }),
@@ -72,7 +73,7 @@ var extensionFields = map[string]field[mtls.Extension]{
 			e.Value = b
 		}
 	},
-	"text":      text(func(e *mtls.Extension) *string { return &e.Text }),
+	"text": text(func(e *mtls.Extension) *string { return &e.Text }),
 	"any_value": func(d *decoder, key string, v *node, e *mtls.Extension) {
 		if e.AnyValue = v.kind == plain && v.text == "true"; !e.AnyValue {
 			d.fail(v, "%s: true is expected, or leave it out, not %s", key, v.what())

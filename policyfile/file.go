@@ -121,7 +121,7 @@ func cloneRules(rules []mtls.Rule) []mtls.Rule {
 	rules = slices.Clone(rules)
 	for i := range rules {
 		r := &rules[i]
-		for _, list := range []*[]string{&r.Roles, &r.Domains, &r.URIs, &r.Emails, &r.UPNs, &r.Authorities, &r.Curves} {
+		for _, list := range []*[]string{&r.Roles, &r.Domains, &r.URIs, &r.Emails, &r.UPNs, &r.Authorities, &r.Curves, &r.Groups} {
 			*list = slices.Clone(*list)
 		}
 		r.Certificates, r.PublicKeys, r.IssuerKeys = slices.Clone(r.Certificates), slices.Clone(r.PublicKeys), slices.Clone(r.IssuerKeys)

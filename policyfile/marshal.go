@@ -148,6 +148,7 @@ func (w *writer) rule(r *mtls.Rule) {
 	}
 	w.list("curves", r.Curves)
 	w.origin(r.Origin)
+	w.list("groups", r.Groups)
 	w.instant("not_before", r.NotBefore)
 	w.instant("not_after", r.NotAfter)
 	w.boolean("insecure_any_client", r.InsecureAnyClient)

@@ -112,7 +112,7 @@ func randomRule(r *rand.Rand, name string) mtls.Rule {
 		Name: name, Roles: some(r, 2, str), Deny: maybe(), Disabled: maybe(), Domains: some(r, 2, str), URIs: some(r, 2, str), Emails: some(r, 2, str), UPNs: some(r, 2, str),
 		Certificates: some(r, 2, func() mtls.CertificateHash { return randomHash(r) }), PublicKeys: some(r, 2, func() mtls.KeyHash { return randomHash(r) }),
 		Subject: some(r, 2, attribute), Issuer: some(r, 2, attribute), Authorities: some(r, 2, str), IssuerKeys: some(r, 2, func() mtls.KeyHash { return randomHash(r) }),
-		PolicyOIDs: some(r, 2, oid), Curves: some(r, 2, str), NotBefore: randomTime(r), NotAfter: randomTime(r), InsecureAnyClient: maybe(),
+		PolicyOIDs: some(r, 2, oid), Curves: some(r, 2, str), Groups: some(r, 2, str), NotBefore: randomTime(r), NotAfter: randomTime(r), InsecureAnyClient: maybe(),
 		Extensions: some(r, 2, func() mtls.Extension {
 			e := mtls.Extension{OID: oid()}
 			if maybe() {

@@ -223,7 +223,7 @@ func TestProblemsOfRulesHaveTheirPlace(t *testing.T) {
 		"an origin that is not":   {"version: 1\nrules:\n  - name: a\n    authorities: [p]\n", `3:5: rule "a": origin: a rule without an exact domain has none to look up: state an origin with hosts, prefixes or reverse_suffixes, or origin: none`},
 		"a condition too few":     {"version: 1\nrules:\n  - name: a\n    origin: none\n", `3:5: rule "a": it would admit every client of every trusted CA; insecure_any_client: true says so by name`},
 		"names without an issuer": {rule(`emails: ["a@b.example"]`), `3:5: rule "acme": authorities: any CA can write any name: a rule with uris, emails, upns, subject, issuer or extensions says in authorities or issuer_keys`},
-		"a deny rule":             {rule("deny: true", "roles: [a]"), `3:5: rule "acme": a deny rule has no roles, no account and no insecure_any_client: true`},
+		"a deny rule":             {rule("deny: true", "roles: [a]"), `3:5: rule "acme": a deny rule has no roles, no account, no groups and no insecure_any_client: true`},
 		"a curve":                 {rule("curves: [P-256, P-999]"), `5:21: rule "acme": curves[1]: "P-999"`},
 		"an attribute":            {rule("authorities: [p]", "subject:", "  - type: O", "    value: x", "  - type: Nope", "    value: x"), `9:9: rule "acme": subject[1]: "Nope=x"`},
 		"value and text":          {rule("authorities: [p]", "extensions: [{oid: 1.2.3.4, text: z}, {oid: 1.2.3.5, value: ab, text: x}]"), `6:43: rule "acme": extensions[1]: "1.2.3.5": one of value, text and any_value`},
@@ -271,6 +271,7 @@ rules:
     extensions: [{oid: 1.2.3.4, value: 0401ff}, {oid: 1.2.3.5, text: abc}, {oid: 1.2.3.6, any_value: true}]
     min_rsa_bits: 3072
     curves: [P-256]
+    groups: [Payments, "Domain Users"]
     origin:
       hosts: [egress.acme.example]
       prefixes: [198.51.100.0/28, 2001:db8::/56]
@@ -318,7 +319,7 @@ func TestParseReadsEveryField(t *testing.T) {
 			Authorities: []string{"partners"}, IssuerKeys: []mtls.KeyHash{key("ee")},
 			PolicyOIDs: []x509.OID{oid("1.3.6.1.4.1.99999.1")},
 			Extensions: []mtls.Extension{{OID: oid("1.2.3.4"), Value: []byte{4, 1, 255}}, {OID: oid("1.2.3.5"), Text: "abc"}, {OID: oid("1.2.3.6"), AnyValue: true}},
-			MinRSABits: 3072, Curves: []string{"P-256"},
+			MinRSABits: 3072, Curves: []string{"P-256"}, Groups: []string{"Payments", "Domain Users"},
 			Origin: &mtls.Origin{
 				Hosts: []string{"egress.acme.example"}, Prefixes: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/28"), netip.MustParsePrefix("2001:db8::/56")},
 				Published: true, ReverseSuffixes: []string{"pool.acme.example"}, RequireDNSSEC: true, ReportOnly: true,

@@ -50,7 +50,7 @@ func fullRule(name string) object {
 		"public_keys": []any{hash}, "issuer_keys": []any{hash}, "authorities": []any{"p"},
 		"subject": []any{object{"type": "O", "value": "x *", "ignore_case": true}}, "issuer": []any{object{"type": "2.5.4.97", "value": "y"}},
 		"policy_oids": []any{"1.2.3.4"}, "extensions": []any{object{"oid": "1.2.3.4", "value": "0aFF"}, object{"oid": "1.2.3.4", "text": "t"}, object{"oid": "2.999.3", "any_value": true}},
-		"min_rsa_bits": 3072, "curves": []any{"P-256", "Ed25519"}, "not_before": "2026-01-01T00:00:00Z", "not_after": "2026-12-31T23:59:59.123+02:00", "insecure_any_client": false,
+		"min_rsa_bits": 3072, "curves": []any{"P-256", "Ed25519"}, "groups": []any{"g"}, "not_before": "2026-01-01T00:00:00Z", "not_after": "2026-12-31T23:59:59.123+02:00", "insecure_any_client": false,
 		"origin": object{"hosts": []any{"e.example"}, "prefixes": []any{"198.51.100.0/28", "2001:db8::/56"}, "published": true, "reverse_suffixes": []any{"e.example"},
 			"require_dnssec": true, "report_only": true, "allow_networks": []any{"10.0.0.0/8"}, "window": "10m1.5s"},
 	}
@@ -281,7 +281,7 @@ func TestSchemaDescribesEveryKey(t *testing.T) {
 			require.Contains(t, string(page), "`"+key+"`", "docs/policyfile.md")
 		}
 	}
-	require.Equal(t, 26+3+4, n)
+	require.Equal(t, 27+3+4, n)
 	first := policyfile.Schema()
 	first[0] = 'x'
 	require.Equal(t, byte('{'), policyfile.Schema()[0], "a copy")

@@ -31,6 +31,7 @@ type Data struct {
 // Account is the account that an identity was mapped to.
 type Account struct {
 	Name       string
+	ID         string
 	Groups     []string
 	Attributes map[string][]string
 }

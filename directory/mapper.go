@@ -1,0 +1,266 @@
+package directory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/mtlsguard/mtls"
+)
+
+const (
+	// maxWaiting bounds the questions that wait for a connection.
+	maxWaiting = 1024
+	// staleStep is how long a stale account counts before the directory is asked again.
+	staleStep = 15 * time.Second
+)
+
+// A Mapper is the AccountMapper of a directory. NewActiveDirectory and NewLDAP make
+// one. It is safe for concurrent use. It starts nothing before it is asked; Close
+// closes the connections that it keeps.
+type Mapper struct {
+	kind    kind
+	client  *client
+	cache   *lru.Cache[string, *answer]
+	flights singleflight.Group
+	waiting atomic.Int64
+
+	mu    sync.Mutex    // orders what is written into the cache
+	epoch atomic.Uint64 // counts calls of Flush
+
+	lookups, failures, stale atomic.Uint64
+}
+
+// kind is how accounts are found in one kind of directory.
+type kind interface {
+	// question says what is to be asked about a client. Two clients with the same key
+	// are the same account. The error is a refusedError.
+	question(*mtls.Identity) (key string, ask asker, err error)
+}
+
+// asker asks the question with a connection. The account's Expires is that of the
+// account itself, or zero. A refusedError is a definite answer.
+type asker func(context.Context, *conn) (mtls.Account, error)
+
+// answer is what the directory said. It is immutable.
+type answer struct {
+	account mtls.Account
+	err     error // a refusedError
+	asked   time.Time
+	fresh   time.Time // counts until then
+	until   time.Time // and until then if the directory does not answer
+}
+
+// A refusedError refuses a client. It wraps mtls.ErrNoAccount.
+type refusedError struct{ why string }
+
+func (e *refusedError) Error() string { return "mtls: directory: no account: " + e.why }
+
+func (e *refusedError) Unwrap() error { return mtls.ErrNoAccount }
+
+func refuse(format string, args ...any) error { return &refusedError{fmt.Sprintf(format, args...)} }
+
+func newMapper(k kind, c Connection, servers []*server) (*Mapper, error) {
+	m := &Mapper{kind: k, client: newClient(c, servers)}
+	var err error
+	if m.cache, err = lru.New[string, *answer](c.CacheSize); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// MapAccount returns the account of a client, as mtls.AccountMapper describes it. An
+// error that wraps mtls.ErrNoAccount is the directory's own answer, or says what of the
+// certificate could not be used. Any other error means that the directory did not
+// answer, or that the service may not read what it must.
+func (m *Mapper) MapAccount(ctx context.Context, id *mtls.Identity) (mtls.Account, error) {
+	key, ask, err := m.kind.question(id)
+	if err != nil {
+		return mtls.Account{}, err
+	}
+	known, ok := m.cache.Get(key)
+	if ok && known.counts(m.client.Now()) {
+		return known.given()
+	}
+	if m.waiting.Load() >= maxWaiting {
+		err = errors.New("too many questions are waiting for the directory")
+	} else {
+		// The epoch is part of the flight's name: who comes after a Flush does not get an
+		// answer from before.
+		epoch := m.epoch.Load()
+		select {
+		case done := <-m.flights.DoChan(strconv.FormatUint(epoch, 10)+" "+key, func() (any, error) { return m.fly(key, epoch, ask), nil }):
+			a := done.Val.(*answer)
+			if a.err == nil || errors.Is(a.err, mtls.ErrNoAccount) {
+				return a.given()
+			}
+			err = a.err
+		case <-ctx.Done():
+			err = fmt.Errorf("no answer while the client waited: %w", context.Cause(ctx))
+		}
+	}
+	if a := m.standIn(key, known, err); a != nil {
+		return a.given()
+	}
+	return mtls.Account{}, fmt.Errorf("mtls: directory: %w", err)
+}
+
+// counts reports whether the directory need not be asked again.
+func (a *answer) counts(now time.Time) bool { return now.Before(a.fresh) && !now.Before(a.asked) }
+
+// given returns the caller's own copy.
+func (a *answer) given() (mtls.Account, error) {
+	if a.err != nil {
+		return mtls.Account{}, a.err
+	}
+	account := a.account
+	account.Groups = slices.Clone(account.Groups)
+	account.Attributes = maps.Clone(account.Attributes)
+	for k, v := range account.Attributes {
+		account.Attributes[k] = slices.Clone(v)
+	}
+	account.Expires = a.fresh
+	return account, nil
+}
+
+// fly asks the directory for all who have the same question, whoever of them goes
+// away meanwhile.
+func (m *Mapper) fly(key string, epoch uint64, ask asker) (a *answer) {
+	m.waiting.Add(1)
+	defer m.waiting.Add(-1)
+	defer func() {
+		if p := recover(); p != nil { // of a callback
+			a = &answer{err: fmt.Errorf("panic: %v", p)}
+		}
+	}()
+	c := m.client
+	// Somebody may have been told between the look at the cache and now.
+	if known, ok := m.cache.Get(key); ok && m.epoch.Load() == epoch && known.counts(c.Now()) {
+		return known
+	}
+	patience := min(c.Timeout*time.Duration(2*len(c.servers)+2), time.Minute)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), patience, errSlow)
+	defer cancel()
+	m.lookups.Add(1)
+	a = &answer{asked: c.Now()}
+	a.err = c.do(ctx, func(ctx context.Context, cn *conn) (err error) {
+		a.account, err = ask(ctx, cn)
+		return err
+	})
+	if a.err != nil && !errors.Is(a.err, mtls.ErrNoAccount) {
+		m.failures.Add(1)
+		return a
+	}
+	a.fresh = a.asked.Add(c.Lifetime)
+	if a.err != nil || a.account.Disabled {
+		a.fresh = a.asked.Add(c.Lifetime / 6)
+	}
+	a.until = a.fresh
+	if a.err == nil && !a.account.Disabled {
+		a.until = a.until.Add(c.Stale)
+	}
+	if end := a.account.Expires; !end.IsZero() {
+		a.fresh, a.until = earlier(a.fresh, end), earlier(a.until, end)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.epoch.Load() == epoch {
+		m.cache.Add(key, a)
+	}
+	return a
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// standIn returns an earlier answer that counts although the directory does not
+// answer, or nil.
+func (m *Mapper) standIn(key string, known *answer, failure error) *answer {
+	if m.client.Stale == 0 || known == nil || known.err != nil || known.account.Disabled {
+		return nil
+	}
+	now := m.client.Now()
+	if now.Before(known.asked) || !now.Before(known.until) {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if present, ok := m.cache.Peek(key); !ok || present.asked != known.asked {
+		return nil // a later answer, or a Flush
+	}
+	m.stale.Add(1)
+	m.client.Logger.Warn("mtls: directory does not answer: an earlier answer counts", "account", known.account.Name,
+		"asked", known.asked, "until", known.until, "error", failure)
+	a := *known
+	a.fresh = earlier(now.Add(staleStep), known.until)
+	m.cache.Add(key, &a)
+	return &a
+}
+
+// Flush forgets every answer: for "disabled just now". Requests that a guard has
+// admitted already hold until their account's Expires; replacing its policy, even by
+// the same rules, has them decided anew.
+func (m *Mapper) Flush() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.epoch.Add(1)
+	m.cache.Purge()
+	if f, ok := m.kind.(interface{ flush() }); ok {
+		f.flush()
+	}
+}
+
+// Close closes the connections. Later questions that the cache cannot answer
+// are not answered. It may be called more than once, and always returns nil.
+func (m *Mapper) Close() error {
+	m.client.close()
+	return nil
+}
+
+// Check asks the directory whether it answers: for a start that should fail early, and
+// for readiness. It connects, binds and reads the base entry.
+func (m *Mapper) Check(ctx context.Context) error {
+	err := m.client.do(ctx, func(ctx context.Context, cn *conn) error {
+		_, err := cn.one(ctx, "", "namingContexts")
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("mtls: directory: %w", err)
+	}
+	return nil
+}
+
+// Stats are counts since the Mapper was made.
+type Stats struct {
+	Lookups  uint64 // questions to the directory
+	Failures uint64 // of these, not answered
+	Stale    uint64 // accounts that counted although the directory did not answer
+	Cached   int    // answers that are kept now
+}
+
+// Stats returns the present counts.
+func (m *Mapper) Stats() Stats {
+	return Stats{m.lookups.Load(), m.failures.Load(), m.stale.Load(), m.cache.Len()}
+}
+
+// quote makes text of a certificate or a server safe for a log, and short.
+func quote(s string) string {
+	const most = 120
+	if len(s) > most {
+		return strconv.QuoteToASCII(s[:most]) + "..."
+	}
+	return strconv.QuoteToASCII(s)
+}
