@@ -58,6 +58,8 @@ func pcBadCAFiles(t testing.TB, ca *mtlstest.CA) map[string][]byte {
 		"good, then a damaged header":   append(bytes.Clone(good), good[1:]...),
 		"a damaged header, then good":   append(bytes.Clone(good[1:]), good...),
 		"damaged base64, then good":     append(bytes.Replace(good, []byte("M"), []byte("!"), 1), good...),
+		"good, then DER":                append(bytes.Clone(good), ca.Certificate().Raw...),
+		"good, then other dashes":       append(bytes.Clone(good), bytes.ReplaceAll(good, []byte("-----"), []byte("\u2014\u2013"))...),
 		"good, then a damaged last END": append(bytes.Clone(good), good[:len(good)-7]...),
 	}
 	return list

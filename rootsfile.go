@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/mtlsguard/mtls/internal/pemfile"
 )
 
 // LoadRoots reads one private authority from files of PEM or DER certificates,
@@ -138,41 +140,30 @@ func loadAnchors(files []string) ([]Anchor, error) {
 	return anchors, failed.err()
 }
 
-func parseCertificates(data []byte) ([]*x509.Certificate, error) {
-	if !bytes.Contains(data, []byte("-----")) {
+func parseCertificates(data []byte) (certs []*x509.Certificate, err error) {
+	if !pemfile.Is(data) {
 		certs, err := x509.ParseCertificates(data)
 		if err == nil && len(certs) == 0 {
 			err = fmt.Errorf("it is empty")
 		}
 		return certs, err
 	}
-	var certs []*x509.Certificate
-	for {
-		block, rest := pem.Decode(data)
-		if block == nil {
-			// pem.Decode skips what it cannot read, so a damaged block would
-			// vanish without a word.
-			if bytes.Contains(rest, []byte("-----")) {
-				return nil, fmt.Errorf("damaged PEM after %d certificates", len(certs))
-			}
-			break
-		}
-		// Comments between blocks are usual; what looks like a part of a block is not.
-		if skipped := data[:len(data)-len(rest)]; bytes.Count(skipped, []byte("-----")) != 4 {
-			return nil, fmt.Errorf("damaged PEM after %d certificates", len(certs))
-		}
+	err = pemfile.Each(data, func(block *pem.Block) error {
 		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("a PEM block %q among the certificates", block.Type)
+			return fmt.Errorf("a PEM block %q among the certificates", block.Type)
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("certificate %d: %w", len(certs)+1, err)
+			return fmt.Errorf("certificate %d: %w", len(certs)+1, err)
 		}
 		certs = append(certs, c)
-		data = rest
+		return nil
+	})
+	if err == nil && len(certs) == 0 {
+		err = fmt.Errorf("it holds no certificate")
 	}
-	if len(certs) == 0 {
-		return nil, fmt.Errorf("it holds no certificate")
+	if err != nil {
+		return nil, err
 	}
 	return certs, nil
 }

@@ -112,6 +112,10 @@ func checkText(src string) *problem {
 			text = "a byte order mark: save the file as UTF-8 without one"
 		case unicode.IsControl(r), r == '\u2028', r == '\u2029', r == '\ufffe', r == '\uffff':
 			text = fmt.Sprintf("a control character, %U: write it as an escape in double quotes", r)
+		case unicode.Is(unicode.Cf, r):
+			// Such as those that turn the direction of text: the file would say
+			// something else than it shows.
+			text = fmt.Sprintf("a character that cannot be seen, %U: write it as an escape in double quotes", r)
 		}
 		if text != "" {
 			return &problem{at: place{line, 1 + utf8.RuneCountInString(src[lineStart:i])}, text: text}

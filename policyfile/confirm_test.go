@@ -34,6 +34,7 @@ func TestTwoReadersMustAgree(t *testing.T) {
 		"what makes the parser fail": "a: \"\\",
 	} {
 		t.Run(name, func(t *testing.T) {
+			require.Error(t, policyfile.Confirmed(own, other))
 			require.Regexp(t, `^mtls: policy.yaml:\d+:\d+: `, policyfile.Confirmed(own, other).Error())
 		})
 	}

@@ -16,11 +16,13 @@ import (
 // decoder makes rules of nodes, and collects what is wrong with them.
 type decoder struct {
 	named  *named
-	failed []*problem
+	failed problems
 }
 
 func (d *decoder) fail(n *node, format string, args ...any) {
-	d.failed = append(d.failed, &problem{at: n.at, text: fmt.Sprintf(format, args...)})
+	if d.failed.wants(n.at) {
+		d.failed.add(&problem{at: n.at, text: fmt.Sprintf(format, args...)})
+	}
 }
 
 // field reads the value of a key of a T.
@@ -118,8 +120,8 @@ func fields[T any](d *decoder, what string, n *node, known map[string]field[T], 
 	for i, k := range n.keys {
 		if read := known[k.text]; read != nil {
 			read(d, k.text, n.items[i], &into)
-		} else {
-			d.fail(k, "%s has no key %s%s", what, quote(k.text), meant(k.text, known))
+		} else if d.failed.wants(k.at) {
+			d.failed.add(&problem{at: k.at, text: fmt.Sprintf("%s has no key %s%s", what, quote(k.text), meant(k.text, known))})
 		}
 	}
 	for _, key := range required {

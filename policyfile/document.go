@@ -1,12 +1,9 @@
 package policyfile
 
 import (
-	"errors"
 	"fmt"
-	"regexp"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -25,7 +22,7 @@ type batch struct {
 	spans  []span
 	rules  []mtls.Rule // that could be read,
 	index  []int       // and their places in nodes
-	failed []*problem
+	failed problems
 }
 
 // piece returns the document that goccy/go-yaml confirms, which is the list of the
@@ -38,37 +35,40 @@ func (b *batch) piece(src string) string {
 	return "[" + src[first.from:last.to] + "\n]"
 }
 
-// work confirms and decodes the rules of a piece.
+// work decodes and confirms the rules of a piece.
 func (b *batch) work(src string, files *named) {
 	defer func() {
 		if p := recover(); p != nil {
-			b.failed = append(b.failed, &problem{at: place{b.spans[0].line, 1}, text: fmt.Sprintf("%s here: %v", defect, p)})
+			b.failed.add(&problem{at: place{b.spans[0].line, 1}, text: fmt.Sprintf("%s here: %v", defect, p)})
 		}
 	}()
-	want := &node{kind: sequence, at: b.nodes[0].at, items: b.nodes}
-	if failed := confirm(b.piece(src), want); failed != nil {
-		b.failed = append(b.failed, failed)
-	}
 	d := &decoder{named: files}
 	for i, n := range b.nodes {
-		before := len(d.failed)
+		before := d.failed.count()
 		r := fields(d, "a rule", n, ruleFields, "name")
-		if len(d.failed) == before {
+		if d.failed.count() == before {
 			b.rules, b.index = append(b.rules, r), append(b.index, i)
 		}
 	}
-	b.failed = append(b.failed, d.failed...)
+	// The parser needs much more memory than the reader, and a file that is refused
+	// needs no second opinion.
+	if b.failed.merge(d.failed); b.failed.count() == 0 {
+		if failed := confirm(b.piece(src), &node{kind: sequence, at: b.nodes[0].at, items: b.nodes}); failed != nil {
+			b.failed.add(failed)
+		}
+	}
 	b.nodes = nil
 }
 
 // read reads the document. The rules that could be read are in c.rules; index says
 // which of the file each is, where not all could.
-func (c *content) read(seal int) (failed []*problem, index []int) {
+func (c *content) read(seal int) (failed problems, index []int) {
 	r := newReader(c.src, seal)
 	var (
 		batches []*batch
 		open    = &batch{}
 		running sync.WaitGroup
+		adding  sync.Mutex // guards failed
 		places  = make(chan struct{}, min(runtime.GOMAXPROCS(0), maxWorkers))
 	)
 	handOver := func() {
@@ -78,6 +78,10 @@ func (c *content) read(seal int) (failed []*problem, index []int) {
 			running.Go(func() {
 				defer func() { <-places }()
 				b.work(c.src, c.named)
+				adding.Lock()
+				defer adding.Unlock()
+				failed.merge(b.failed)
+				b.failed = problems{}
 			})
 		}
 		open = &batch{}
@@ -86,6 +90,7 @@ func (c *content) read(seal int) (failed []*problem, index []int) {
 		if k := len(open.spans); k > 0 && s.block && s.from != open.spans[k-1].to {
 			handOver() // what cannot be read is in between
 		}
+		s.at = n.at
 		open.nodes, open.spans = append(open.nodes, n), append(open.spans, s)
 		if len(open.nodes) == batchRules || s.to-open.spans[0].from >= batchBytes {
 			handOver()
@@ -107,23 +112,25 @@ func (c *content) read(seal int) (failed []*problem, index []int) {
 			index = append(index, len(c.spans)+i)
 		}
 		c.spans, c.rules = append(c.spans, b.spans...), append(c.rules, b.rules...)
-		failed = append(failed, b.failed...)
 	}
-	failed = append(failed, r.failed...)
+	failed.add(r.failed...)
 	if stop != nil {
-		if !slices.Contains(failed, stop) {
-			failed = append(failed, stop)
+		if !slices.Contains(r.failed, stop) {
+			failed.add(stop)
 		}
 		return failed, index
 	}
 	if len(r.failed) == 0 {
-		failed = append(failed, c.confirmTop(root)...)
+		if p := c.confirmTop(root); p != nil {
+			failed.add(p)
+		}
 	}
-	return append(failed, c.top(root)...), index
+	failed.merge(c.top(root))
+	return failed, index
 }
 
 // confirmTop confirms what stands around the rules.
-func (c *content) confirmTop(root *node) []*problem {
+func (c *content) confirmTop(root *node) *problem {
 	around := c.src
 	if n := len(c.spans); n > 0 {
 		before, after := c.src[:c.spans[0].from], c.src[c.spans[n-1].to:]
@@ -132,14 +139,11 @@ func (c *content) confirmTop(root *node) []*problem {
 			around = before + "  []\n" + after // in place of the lines of the list
 		}
 	}
-	if failed := confirm(around, root); failed != nil {
-		return []*problem{failed}
-	}
-	return nil
+	return confirm(around, root)
 }
 
 // top reads what stands beside the rules.
-func (c *content) top(root *node) []*problem {
+func (c *content) top(root *node) problems {
 	d := &decoder{}
 	type top struct{ rules *node }
 	found := fields(d, "the file", root, map[string]field[top]{
@@ -165,169 +169,10 @@ func (c *content) top(root *node) []*problem {
 		d.fail(deny, "rules and deny_all: one of them")
 	case found.rules == nil && deny == nil:
 		d.fail(root, "the file needs rules, or deny_all: true to admit nobody")
-	case found.rules != nil && found.rules.kind == sequence && len(c.spans) == 0 && len(d.failed) == 0:
+	case found.rules != nil && found.rules.kind == sequence && len(c.spans) == 0 && d.failed.count() == 0:
 		d.fail(found.rules, "rules: an empty list; deny_all: true admits nobody")
 	}
 	return d.failed
-}
-
-// locate makes the errors of mtls.NewPolicy and Policy.Replace errors of the file.
-// index says which rule of the file each rule is; nil: they are the same.
-func (c *content) locate(err error, index []int) error {
-	return join(c.file, c.problems(err, index))
-}
-
-func (c *content) problems(err error, index []int) []*problem {
-	if list, ok := err.(interface{ Unwrap() []error }); ok {
-		var all []*problem
-		for _, e := range list.Unwrap() {
-			all = append(all, c.problems(e, index)...)
-		}
-		return all
-	}
-	var e *mtls.ConfigError
-	if !errors.As(err, &e) {
-		return []*problem{{at: c.all, text: strings.TrimPrefix(err.Error(), "mtls: "), err: err}}
-	}
-	at, rule := c.all, e.Rule-1
-	if index != nil && rule >= 0 && rule < len(index) {
-		rule = index[rule]
-	}
-	text := ""
-	if rule >= 0 && rule < len(c.spans) {
-		at = c.find(rule, e.Item)
-		if e.Rule <= len(c.rules) {
-			text = "rule " + quote(c.rules[e.Rule-1].Name) + ": "
-		}
-		if e.Item != "" {
-			text += inFile(e.Item) + ": "
-		}
-	}
-	if e.Value != "" {
-		text += quote(e.Value) + ": "
-	}
-	text += inFile(e.Problem)
-	if e.Err != nil {
-		text += ": " + inFile(strings.TrimPrefix(e.Err.Error(), "mtls: "))
-	}
-	return []*problem{{at: at, text: text, err: err}}
-}
-
-var (
-	goName  = regexp.MustCompile(`NoOrigin\(\)|\b[A-Z][A-Za-z]+\b`)
-	element = regexp.MustCompile(`^([A-Za-z]+)(\[([0-9]+)\])?$`)
-)
-
-// goPhrases are names of Go that stand for a key with a value.
-var goPhrases = map[string]string{
-	"NoOrigin()": "origin: none", "NoOrigin": "origin: none", "InsecureAnyClient": "insecure_any_client: true", "DenyAll": "deny_all: true",
-}
-
-// goKeys are the keys whose Go names are not just put together.
-var goKeys = map[string]string{
-	"URIs": "uris", "UPNs": "upns", "OID": "oid", "PolicyOIDs": "policy_oids", "MinRSABits": "min_rsa_bits", "RequireDNSSEC": "require_dnssec",
-}
-
-// key returns the key of a field of Go.
-func key(name string) string {
-	if k := goKeys[name]; k != "" {
-		return k
-	}
-	var b strings.Builder
-	for i, c := range name {
-		if c >= 'A' && c <= 'Z' {
-			if i > 0 {
-				b.WriteByte('_')
-			}
-			c += 'a' - 'A'
-		}
-		b.WriteRune(c)
-	}
-	return b.String()
-}
-
-// inFile writes the fields of Go that a message names as the keys of the file. What
-// is in quotes comes from the file and stays.
-func inFile(text string) string {
-	parts := strings.Split(text, `"`)
-	for i := 0; i < len(parts); i += 2 {
-		parts[i] = goName.ReplaceAllStringFunc(parts[i], func(name string) string {
-			if phrase := goPhrases[name]; phrase != "" {
-				return phrase
-			}
-			if k := key(name); isKey(k) {
-				return k
-			}
-			return name
-		})
-	}
-	return strings.Join(parts, `"`)
-}
-
-// find returns the place of an item of a rule, such as "Domains[0]" or
-// "Origin.Hosts[1]", or of what comes nearest.
-func (c *content) find(rule int, item string) place {
-	n := reread(c.src, c.spans[rule])
-	if n.kind == mapping {
-		// Elements that come from files stand behind those that are listed.
-		for list, files := range map[string]string{"Certificates": "certificate_files", "PublicKeys": "public_key_files", "IssuerKeys": "issuer_files"} {
-			if m := element.FindStringSubmatch(item); m != nil && m[1] == list && m[3] != "" {
-				if at, ok := c.findInFile(n, key(list), files, m[3]); ok {
-					return at
-				}
-			}
-		}
-	}
-	for part := range strings.SplitSeq(item, ".") {
-		m := element.FindStringSubmatch(part)
-		if m == nil {
-			break
-		}
-		next := n.get(key(m[1]))
-		if next == nil {
-			break
-		}
-		n = next
-		if i, err := strconv.Atoi(m[3]); err == nil && i < len(n.items) {
-			n = n.items[i]
-		}
-	}
-	return n.at
-}
-
-// findInFile returns the place of the path of a file that an element comes from.
-func (c *content) findInFile(n *node, listed, files, number string) (place, bool) {
-	i, _ := strconv.Atoi(number)
-	if l := n.get(listed); l != nil {
-		i -= len(l.items)
-	}
-	f := n.get(files)
-	if f == nil || i < 0 {
-		return place{}, false
-	}
-	for _, path := range f.items {
-		data, err := c.named.read(path.text)
-		if err != nil {
-			break
-		}
-		count := 0
-		switch files {
-		case "certificate_files":
-			found, _ := certificates(data)
-			count = len(found)
-		case "public_key_files":
-			found, _ := publicKeys(data)
-			count = len(found)
-		default:
-			found, _ := issuers(data)
-			count = len(found)
-		}
-		if i < count {
-			return path.at, true
-		}
-		i -= count
-	}
-	return place{}, false
 }
 
 // meant suggests the key that was perhaps meant.

@@ -19,5 +19,5 @@ func Confirmed(own, other string) error {
 	if failed == nil {
 		return nil
 	}
-	return join("policy.yaml", []*problem{failed})
+	return join("policy.yaml", failed)
 }

@@ -51,10 +51,14 @@ type loaded struct {
 
 // Load reads a policy, and the files of certificates and keys that it names. Nothing
 // is read again before Reload or Watch is called.
+//
+// It takes what it finds at one look: Watch looks twice, but a service that starts
+// while somebody writes the file may get it without its last rules, which may be
+// those that deny. Put files in place by renaming, or Seal them: a sealed file
+// that is cut is refused.
 func Load(path string) (*File, error) { return Options{}.Load(path) }
 
-// Load reads a policy, and the files of certificates and keys that it names. Nothing
-// is read again before Reload or Watch is called.
+// Load is Load with options.
 func (o Options) Load(path string) (*File, error) {
 	if o.Every <= 0 {
 		o.Every = 10 * time.Second
@@ -84,7 +88,7 @@ func (f *File) read() *loaded {
 	l := &loaded{sum: sum(data, err)}
 	if err != nil {
 		l.content = &content{file: f.path, named: newNamed("")}
-		l.err = join(f.path, []*problem{{text: "it cannot be read: " + err.Error(), err: err}})
+		l.err = join(f.path, &problem{text: "it cannot be read: " + err.Error(), err: err})
 		return l
 	}
 	l.content, l.err = parse(data, f.path)
@@ -138,6 +142,31 @@ func cloneRules(rules []mtls.Rule) []mtls.Rule {
 		}
 	}
 	return rules
+}
+
+// Locate makes errors of mtls.New, of Policy.Replace and of Roots.Replace that are
+// about rules in force errors of the file: each is an *Error with its place and the
+// keys of the file, at most 20 of them. Other errors stay as they are. A nil error
+// stays nil.
+func (f *File) Locate(err error) error {
+	if err == nil {
+		return nil
+	}
+	f.mu.Lock()
+	c := f.now.content
+	f.mu.Unlock()
+	var ours, others []error
+	for _, e := range flat(err) {
+		if p, ok := e.(*mtls.ConfigError); ok && p.Rule > 0 && p.Rule <= len(c.rules) {
+			ours = append(ours, e)
+		} else {
+			others = append(others, e)
+		}
+	}
+	if len(ours) == 0 {
+		return err
+	}
+	return errors.Join(append(flat(c.locate(errors.Join(ours...), nil)), others...)...)
 }
 
 // Reload reads the files and takes what they say at once, all or nothing. On error

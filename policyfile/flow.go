@@ -156,6 +156,7 @@ func (r *reader) flow(rules bool) *node {
 		} else if strings.IndexByte(",]}", r.src[r.pos]) >= 0 {
 			r.fail(r.pos, "an element is missing before %q", r.src[r.pos])
 		}
+		r.room(n)
 		begin := span{from: r.pos, line: r.line, lineStart: r.lineStart}
 		v := r.flow(inner)
 		if handOn {

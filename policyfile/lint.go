@@ -2,7 +2,6 @@ package policyfile
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -58,20 +57,44 @@ func Lint(data []byte, file string, now time.Time) ([]Finding, error) {
 
 // linter looks at rules one after the other.
 type linter struct {
-	c        *content
+	locator
 	now      time.Time
-	rule     int
+	at       int // the rule
 	findings []Finding
 }
 
 // add reports something about an item of the rule.
 func (l *linter) add(warning bool, item, format string, args ...any) {
-	at := l.c.find(l.rule, item)
-	l.findings = append(l.findings, Finding{File: l.c.file, Line: at.line, Column: at.column, Rule: l.c.rules[l.rule].Name, Warning: warning, Text: fmt.Sprintf(format, args...)})
+	at := l.find(l.at, item)
+	l.findings = append(l.findings, Finding{File: l.c.file, Line: at.line, Column: at.column, Rule: l.c.rules[l.at].Name, Warning: warning, Text: fmt.Sprintf(format, args...)})
+}
+
+// mostOfList is what is reported of one kind in one list.
+const mostOfList = 3
+
+// each reports what why says of elements of a list; "": nothing.
+func (l *linter) each(warning bool, field string, elements int, why func(i int) string) {
+	shown, more, at := 0, 0, ""
+	for i := range elements {
+		text := why(i)
+		switch {
+		case text == "":
+		case shown < mostOfList:
+			l.add(warning, fmt.Sprintf("%s[%d]", field, i), "%s", text)
+			shown++
+		default:
+			if more++; more == 1 {
+				at = fmt.Sprintf("%s[%d]", field, i)
+			}
+		}
+	}
+	if more > 0 {
+		l.add(warning, at, "and the same of %d more elements of %s", more, inFile(field))
+	}
 }
 
 func (c *content) lint(now time.Time) []Finding {
-	l := &linter{c: c, now: now}
+	l := &linter{locator: locator{c: c}, now: now}
 	if c.denyAll {
 		return []Finding{{File: c.file, Line: 1, Column: 1, Text: "deny_all: nobody is admitted; write rules when that is over"}}
 	}
@@ -84,9 +107,13 @@ func (c *content) lint(now time.Time) []Finding {
 	allows := false
 	for i := range c.rules {
 		r := &c.rules[i]
-		l.rule = i
+		l.at = i
 		if r.Disabled {
-			l.add(false, "Disabled", "it is disabled: take it out if it is no longer needed")
+			if r.Deny {
+				l.add(true, "Disabled", "it is disabled, and refuses nobody: take disabled out, or the rule if it is no longer needed")
+			} else {
+				l.add(false, "Disabled", "it is disabled: take it out if it is no longer needed")
+			}
 			continue
 		}
 		allows = allows || !r.Deny
@@ -111,49 +138,6 @@ func (c *content) lint(now time.Time) []Finding {
 	return l.findings
 }
 
-// times looks at when the rule exists.
-func (l *linter) times(r *mtls.Rule) {
-	switch {
-	case !r.NotAfter.IsZero() && !l.now.Before(r.NotAfter):
-		l.add(true, "NotAfter", "it ended at %s: take it out, or set a later not_after", r.NotAfter.Format(time.RFC3339))
-	case !r.NotBefore.IsZero() && l.now.Before(r.NotBefore):
-		l.add(false, "NotBefore", "it does not exist before %s: nothing to do if that is meant", r.NotBefore.Format(time.RFC3339))
-	}
-}
-
-// domainLike is a subject's value that looks like a domain or a pattern of one.
-var domainLike = regexp.MustCompile(`(?i)^(\*\.)?([a-z0-9_-]+\.)+[a-z]{2,}$`)
-
-// conditions looks at what the rule asks for.
-func (l *linter) conditions(r *mtls.Rule) {
-	if r.InsecureAnyClient {
-		l.add(true, "InsecureAnyClient", "it admits every client with a certificate of the CAs it names, or of all: name clients if they are known")
-	}
-	if o := r.Origin; o != nil {
-		if o.IsNone() {
-			l.add(false, "Origin", "clients may come from anywhere: state hosts or prefixes if they are known")
-		}
-		if o.ReportOnly {
-			l.add(true, "Origin.ReportOnly", "the origin is only reported, and others are admitted: take report_only out when the reports are clean")
-		}
-		for i, p := range o.Prefixes {
-			if p != p.Masked() {
-				l.add(false, fmt.Sprintf("Origin.Prefixes[%d]", i), "%s means all of %s: write that, or a longer prefix", p, p.Masked())
-			}
-		}
-	}
-	for i, d := range r.Domains {
-		if strings.HasPrefix(d, "*.") && !r.Deny {
-			l.add(false, fmt.Sprintf("Domains[%d]", i), "%s admits certificates for that wildcard: list the names themselves if they are known", quote(d))
-		}
-	}
-	for i, a := range r.Subject {
-		if domainLike.MatchString(a.Value) && !strings.EqualFold(a.Type, "DC") {
-			l.add(true, fmt.Sprintf("Subject[%d]", i), "%s looks like a domain, and a subject is not compared like one: list it in domains, which looks at the names that CAs verify", quote(a.Value))
-		}
-	}
-}
-
 // duplicates looks for values that stand in a list twice.
 func (l *linter) duplicates(r *mtls.Rule) {
 	twice(l, "Roles", r.Roles, same)
@@ -167,6 +151,7 @@ func (l *linter) duplicates(r *mtls.Rule) {
 	twice(l, "Issuer", r.Issuer, same)
 	twice(l, "Authorities", r.Authorities, same)
 	twice(l, "IssuerKeys", r.IssuerKeys, same)
+	twice(l, "Groups", r.Groups, same)
 	if r.Origin != nil {
 		twice(l, "Origin.Hosts", r.Origin.Hosts, canonicalDomain)
 		twice(l, "Origin.Prefixes", r.Origin.Prefixes, same)
@@ -188,13 +173,13 @@ func twice[E, K comparable](l *linter, field string, list []E, key func(E) K) {
 		return
 	}
 	seen := make(map[K]bool, len(list))
-	for i, e := range list {
-		if k := key(e); seen[k] {
-			l.add(false, fmt.Sprintf("%s[%d]", field, i), "%s is listed twice: take one out", quote(fmt.Sprint(e)))
-		} else {
+	l.each(false, field, len(list), func(i int) string {
+		if k := key(list[i]); !seen[k] {
 			seen[k] = true
+			return ""
 		}
-	}
+		return quote(fmt.Sprint(list[i])) + " is listed twice: take one out"
+	})
 }
 
 // covers knows the rules that match by one list alone: whoever has a value of such a
@@ -328,6 +313,6 @@ func (l *linter) walked() {
 	if count > len(names) {
 		more = fmt.Sprintf(" and %d more", count-len(names))
 	}
-	l.rule = at
+	l.at = at
 	l.add(false, "", "no index finds %s%s, which are looked at for every client: name domains, certificates, keys or URIs, e-mail addresses or UPNs in them if there are many", strings.Join(names, ", "), more)
 }

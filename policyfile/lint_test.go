@@ -13,6 +13,24 @@ import (
 
 var lintNow = time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
 
+// eights are so many networks of IPv4.
+func eights(n int) string {
+	var list []string
+	for i := range n {
+		list = append(list, fmt.Sprintf("%d.0.0.0/8", i))
+	}
+	return strings.Join(list, ", ")
+}
+
+// sixteens are so many networks of IPv6.
+func sixteens(n int) string {
+	var list []string
+	for i := range n {
+		list = append(list, fmt.Sprintf("\"%x::/16\"", 0x2000+i))
+	}
+	return strings.Join(list, ", ")
+}
+
 func TestLint(t *testing.T) {
 	h1, h2 := strings.Repeat("ab", 32), strings.Repeat("cd", 32)
 	two := func(a, b string) string {
@@ -48,6 +66,32 @@ func TestLint(t *testing.T) {
 		"a wildcard":                       {two("domains: [a.example]", "domains: [b.example, \"*.b.example\"]\n    origin: {hosts: [b.example]}"), []string{`6:26: note: rule "b": "*.b.example" admits certificates for that wildcard`}},
 		"a wildcard that is denied":        {two("domains: [a.example]", "domains: [\"*.b.example\"]\n    deny: true"), nil},
 		"any client":                       {two("domains: [a.example]", "insecure_any_client: true\n    origin: {hosts: [b.example]}\n    authorities: [p]"), []string{`6:26: warning: rule "b": it admits every client`}},
+		"a user of a host":                 {two("domains: [a.example]", "emails: [\"*@gmail.com\", a@b.example]\n    authorities: [p]\n    origin: {hosts: [b.example]}"), []string{`6:14: note: rule "b": "*@gmail.com" admits every user of the host`}},
+		"a trust domain":                   {two("domains: [a.example]", "uris: [\"spiffe://td/*\"]\n    authorities: [p]\n    origin: {hosts: [b.example]}"), []string{`6:12: note: rule "b": "spiffe://td/*" admits every URI`}},
+		"a realm":                          {two("domains: [a.example]", "upns: [\"*@corp.example\"]\n    authorities: [p]\n    origin: {hosts: [b.example]}"), []string{`6:12: note: rule "b": "*@corp.example" admits every user of the realm`}},
+		"wildcards that are denied":        {two("domains: [a.example]", "emails: [\"*@gmail.com\"]\n    deny: true"), nil},
+		"an issuer alone":                  {two("domains: [a.example]", "authorities: [p]\n    origin: {hosts: [b.example]}"), []string{`5:5: warning: rule "b": nothing in it says who the client is`}},
+		"an issuer's key alone":            {two("domains: [a.example]", "issuer_keys: ["+h1+"]\n    origin: {hosts: [b.example]}"), []string{`5:5: warning: rule "b": nothing in it says who the client is`}},
+		"an issuer alone, with groups":     {two("domains: [a.example]", "authorities: [p]\n    groups: [g, h, g]\n    origin: {hosts: [b.example]}"), []string{`7:20: note: rule "b": "g" is listed twice`}},
+		"an issuer alone that is denied":   {two("domains: [a.example]", "authorities: [p]\n    deny: true"), nil},
+		"a subject of anything": {two("domains: [a.example]", "subject: [{type: CN, value: \"*\"}, {type: O, value: \"**\"}]\n    authorities: [p]\n    origin: {hosts: [b.example]}"), []string{
+			`5:5: warning: rule "b": nothing in it says who the client is`, "no index finds"}},
+		"an extension of anything": {two("domains: [a.example]", "extensions: [{oid: 1.2.3.4, any_value: true}]\n    policy_oids: [1.2.3.5]\n    authorities: [p]\n    origin: {hosts: [b.example]}"), []string{
+			`5:5: warning: rule "b": nothing in it says who the client is`, "no index finds"}},
+		"an extension that says something": {two("domains: [a.example]", "extensions: [{oid: 1.2.3.4, text: x}]\n    authorities: [p]\n    origin: {hosts: [b.example]}"), []string{"5:5: note: rule \"b\": no index finds"}},
+		"weak RSA keys":                    {two("domains: [a.example]", "domains: [b.example]\n    min_rsa_bits: 2047"), []string{`7:19: warning: rule "b": RSA keys of 2047 bits can be broken`}},
+		"strong RSA keys":                  {two("domains: [a.example]", "domains: [b.example]\n    min_rsa_bits: 2048"), nil},
+		"a deny rule that is disabled":     {two("domains: [a.example]", "domains: [b.example]\n    deny: true\n    disabled: true"), []string{`8:15: warning: rule "b": it is disabled, and refuses nobody`}},
+		"a deny rule of two kinds": {two("domains: [a.example]", "domains: [b.example]\n    deny: true\n    certificates: ["+h1+"]"), []string{
+			`5:5: note: rule "b": it refuses only who has one of each of domains, certificates`}},
+		"half of IPv4":              {two("domains: [a.example]", "domains: [b.example]\n    origin: {prefixes: [198.51.100.0/28, 128.0.0.0/1, 0.0.0.0/1]}"), []string{`7:42: warning: rule "b": 128.0.0.0/1 is wider than any one network`}},
+		"IPv4, written as IPv6":     {two("domains: [a.example]", "domains: [b.example]\n    origin: {prefixes: [\"::ffff:0.0.0.0/97\"]}"), []string{`7:25: warning: rule "b": 0.0.0.0/1 is wider`}},
+		"a part of IPv6":            {two("domains: [a.example]", "domains: [b.example]\n    origin: {prefixes: [\"2000::/15\"]}"), []string{`7:25: warning: rule "b": 2000::/15 is wider`}},
+		"networks of usual size":    {two("domains: [a.example]", "domains: [b.example]\n    origin: {prefixes: [10.0.0.0/8, \"2a00::/16\"], allow_networks: [10.0.0.0/8]}"), nil},
+		"special-use networks, all": {two("domains: [a.example]", "domains: [b.example]\n    origin: {hosts: [b.example], allow_networks: [\"::/0\"]}"), []string{`7:51: warning: rule "b": ::/0 is wider`}},
+		"half of IPv4 in pieces":    {two("domains: [a.example]", "domains: [b.example]\n    origin: {prefixes: ["+eights(128)+"]}"), []string{`7:24: warning: rule "b": together they are at least half of the internet`}},
+		"less than half of IPv4":    {two("domains: [a.example]", "domains: [b.example]\n    origin: {prefixes: ["+eights(127)+", 0.0.0.0/8, 0.0.0.0/9]}"), []string{`note: rule "b": "0.0.0.0/8" is listed twice`}},
+		"half of IPv6 in pieces":    {two("domains: [a.example]", "domains: [b.example]\n    origin: {prefixes: ["+sixteens(4096)+"]}"), []string{`7:24: warning: rule "b": together they are at least half`}},
 		"values twice": {two("domains: [a.example, B.example, b.example.]\n    roles: [x, z, x]", "domains: [c.example]\n    upns: [a@b, A@b]\n    authorities: [p, p]"), []string{
 			`4:37: note: rule "a": "b.example." is listed twice`, `5:19: note: rule "a": "x" is listed twice`, `8:17: note: rule "b": "A@b" is listed twice`, `9:22: note: rule "b": "p" is listed twice`}},
 		"a domain as subject": {two("domains: [a.example]", "domains: [b.example]\n    authorities: [p]\n    subject:\n      - {type: O, value: \"Acme Inc.\"}\n      - {type: CN, value: \"*.b.example\"}"), []string{

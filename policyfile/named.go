@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/mtlsguard/mtls"
+	"github.com/mtlsguard/mtls/internal/pemfile"
 )
 
 const (
@@ -30,9 +31,10 @@ type named struct {
 
 // namedFile is a file that rules name.
 type namedFile struct {
-	sum  [sha256.Size]byte // of what it held, or of why it could not be read
-	err  error
-	data []byte
+	sum   [sha256.Size]byte // of what it held, or of why it could not be read
+	err   error
+	data  []byte
+	found map[string]int // by the key that names it: how many elements it gave
 }
 
 func newNamed(folder string) *named { return &named{folder: folder, files: map[string]*namedFile{}} }
@@ -53,7 +55,7 @@ func (n *named) read(path string) ([]byte, error) {
 		if len(n.files) == maxNamed {
 			return nil, fmt.Errorf("more than %d files are named", maxNamed)
 		}
-		f = &namedFile{}
+		f = &namedFile{found: map[string]int{}}
 		f.data, f.err = readFile(n.resolve(path), maxNamedFile)
 		f.sum = sum(f.data, f.err)
 		n.files[path] = f
@@ -68,6 +70,30 @@ func sum(data []byte, err error) [sha256.Size]byte {
 	}
 	s := sha256.Sum256(data)
 	return sha256.Sum256(s[:]) // never that of an error
+}
+
+// gave notes how many elements a file gave under a key.
+func (n *named) gave(path, key string, elements int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.files[path].found[key] = elements
+}
+
+// which returns the place in a list of paths of the file that gave an element, or -1.
+func (n *named) which(paths []*node, key string, element int) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i, path := range paths {
+		f := n.files[path.text]
+		if f == nil {
+			break
+		}
+		if element < f.found[key] {
+			return i
+		}
+		element -= f.found[key]
+	}
+	return -1
 }
 
 // forget drops what the files held, but not which they were.
@@ -88,13 +114,14 @@ func files[T, H any](at func(*T) *[]H, read func([]byte) ([]H, error)) field[T] 
 		for i, path := range paths {
 			data, err := d.named.read(path)
 			if err != nil {
-				d.failed = append(d.failed, &problem{at: v.items[i].at, text: fmt.Sprintf("%s: %v", key, err), err: err})
+				d.failed.add(&problem{at: v.items[i].at, text: fmt.Sprintf("%s: %v", key, err), err: err})
 				continue
 			}
 			found, err := read(data)
 			if err != nil {
 				d.fail(v.items[i], "%s: %s: %v", key, quote(path), err)
 			}
+			d.named.gave(path, key, len(found))
 			*at(into) = append(*at(into), found...)
 		}
 	}
@@ -152,11 +179,9 @@ func certificate(kind string, der []byte) (*x509.Certificate, error) {
 	return x509.ParseCertificate(der)
 }
 
-// eachBlock reads all blocks of a PEM file, or a DER file, whose kind is "". What is
-// damaged in it is an error: pem.Decode skips what it cannot read.
-func eachBlock[H any](data []byte, read func(kind string, der []byte) (H, error)) ([]H, error) {
-	dashes := []byte("-----")
-	if !bytes.Contains(data, dashes) {
+// eachBlock reads all blocks of a PEM file, or a DER file, whose kind is "".
+func eachBlock[H any](data []byte, read func(kind string, der []byte) (H, error)) (found []H, err error) {
+	if !pemfile.Is(data) {
 		if len(bytes.TrimSpace(data)) == 0 {
 			return nil, errors.New("the file is empty")
 		}
@@ -166,24 +191,16 @@ func eachBlock[H any](data []byte, read func(kind string, der []byte) (H, error)
 		}
 		return []H{h}, nil
 	}
-	var found []H
-	for {
-		block, rest := pem.Decode(data)
-		if block == nil {
-			if bytes.Contains(rest, dashes) {
-				return nil, fmt.Errorf("damaged PEM after %d blocks", len(found))
-			}
-			return found, nil // data contained a block, or this was the damage
-		}
-		// Comments between blocks are usual; what looks like a part of a block is not.
-		if skipped := data[:len(data)-len(rest)]; bytes.Count(skipped, dashes) != 4 {
-			return nil, fmt.Errorf("damaged PEM after %d blocks", len(found))
-		}
+	err = pemfile.Each(data, func(block *pem.Block) error {
 		h, err := read(block.Type, block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("block %d: %w", len(found)+1, err)
+			return fmt.Errorf("block %d: %w", len(found)+1, err)
 		}
 		found = append(found, h)
-		data = rest
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
+	return found, nil
 }

@@ -51,24 +51,68 @@ type problem struct {
 	err  error
 }
 
-// join makes one error of the problems of a file, in their order.
-func join(file string, list []*problem) error {
-	if len(list) == 0 {
-		return nil
+// problems are those of a file that come first in it, in its order, and how many
+// more there are: what is reported is bounded, and so is what is kept. The zero
+// problems are none.
+type problems struct {
+	first []*problem // at most one more than maxProblems
+	more  int
+}
+
+func before(a, b place) int {
+	return cmp.Or(cmp.Compare(a.line, b.line), cmp.Compare(a.column, b.column))
+}
+
+func (p *problems) count() int { return len(p.first) + p.more }
+
+// wants reports whether a problem at this place is one of the first. If not, it is
+// counted.
+func (p *problems) wants(at place) bool {
+	if n := len(p.first); n <= maxProblems || before(at, p.first[n-1].at) < 0 {
+		return true
 	}
-	slices.SortStableFunc(list, func(a, b *problem) int {
-		return cmp.Or(cmp.Compare(a.at.line, b.at.line), cmp.Compare(a.at.column, b.at.column))
-	})
+	p.more++
+	return false
+}
+
+func (p *problems) add(list ...*problem) {
+	for _, one := range list {
+		if !p.wants(one.at) {
+			continue
+		}
+		i, _ := slices.BinarySearchFunc(p.first, one.at, func(have *problem, at place) int {
+			return cmp.Or(before(have.at, at), -1) // behind those of the same place
+		})
+		p.first = slices.Insert(p.first, i, one)
+		if len(p.first) > maxProblems+1 {
+			p.first = p.first[:maxProblems+1]
+			p.more++
+		}
+	}
+}
+
+func (p *problems) merge(other problems) {
+	p.add(other.first...)
+	p.more += other.more
+}
+
+// join makes one error of the problems of a file.
+func (p *problems) join(file string) error {
 	var failed []error
-	for i, p := range list {
-		e := &Error{File: file, Line: p.at.line, Column: p.at.column, Problem: p.text, Err: p.err}
-		if left := len(list) - i; i == maxProblems && left > 1 {
-			e.Problem, e.Err = fmt.Sprintf("and %d more problems from here on", left), nil
-			return errors.Join(append(failed, e)...)
+	for i, one := range p.first {
+		e := &Error{File: file, Line: one.at.line, Column: one.at.column, Problem: one.text, Err: one.err}
+		if i == maxProblems && p.more > 0 {
+			e.Problem, e.Err = fmt.Sprintf("and %d more problems from here on", p.more+1), nil
 		}
 		failed = append(failed, e)
 	}
 	return errors.Join(failed...)
+}
+
+// join makes an error of one problem of a file.
+func join(file string, p *problem) error {
+	all := problems{first: []*problem{p}}
+	return all.join(file)
 }
 
 // Parse reads rules, and checks them as mtls.NewPolicy does. The name of the file
@@ -113,27 +157,27 @@ type content struct {
 func parse(data []byte, file string) (*content, error) {
 	c := &content{file: file, named: newNamed(filepath.Dir(file))}
 	if len(data) > maxFile {
-		return c, join(file, []*problem{{text: fmt.Sprintf("it has more than %d bytes", maxFile)}})
+		return c, join(file, &problem{text: fmt.Sprintf("it has more than %d bytes", maxFile)})
 	}
 	c.src = string(data)
 	if p := checkText(c.src); p != nil {
-		return c, join(file, []*problem{p})
+		return c, join(file, p)
 	}
 	seal, p := checkSeal(c.src)
 	if p != nil {
-		return c, join(file, []*problem{p})
+		return c, join(file, p)
 	}
 	failed, index := c.read(seal)
-	if len(failed) == 0 {
+	if failed.count() == 0 {
 		return c, nil
 	}
 	// What could be read is checked too, so that one look at the file is enough.
 	if len(c.rules) > 0 {
 		if _, err := mtls.NewPolicy(c.rules...); err != nil {
-			failed = append(failed, c.problems(err, index)...)
+			failed.merge(c.problems(err, index))
 		}
 	}
-	return c, join(file, failed)
+	return c, failed.join(file)
 }
 
 // readFile reads a regular file of at most so many bytes: reading a pipe could wait

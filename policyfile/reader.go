@@ -53,12 +53,14 @@ type span struct {
 	from, to        int
 	line, lineStart int
 	block           bool
+	at              place // of the node
 }
 
 const (
-	maxDepth  = 8   // of nested mappings and lists; the format needs 5
-	maxKeys   = 64  // of one mapping; a rule has less than half as many
-	maxFailed = 100 // of elements that are no YAML, before the reader gives up
+	maxDepth  = 8       // of nested mappings and lists; the format needs 5
+	maxKeys   = 64      // of one mapping; a rule has less than half as many
+	maxItems  = 100_000 // of one list in a rule, which bounds what a parser needs for it
+	maxFailed = 100     // of elements that are no YAML, before the reader gives up
 )
 
 // reader reads a document. Its methods panic with a *problem where it cannot be
@@ -286,6 +288,7 @@ func (r *reader) sequence(indent int, rules bool) *node {
 	for r.indent == indent && r.dash() {
 		begin := span{from: r.lineStart, line: r.line, lineStart: r.lineStart, block: true}
 		if !rules || r.element == nil {
+			r.room(s)
 			s.items = append(s.items, r.item(indent))
 			continue
 		}
@@ -307,6 +310,13 @@ func (r *reader) sequence(indent int, rules bool) *node {
 		r.fail(r.pos, "the indentation of this line is that of nothing above it (%d, and the elements above have %d)", r.indent, indent)
 	}
 	return s
+}
+
+// room refuses one more element of a list that is full.
+func (r *reader) room(list *node) {
+	if len(list.items) == maxItems {
+		r.fail(r.pos, "more than %d elements in a list: make several rules", maxItems)
+	}
 }
 
 // item reads an element of a block list.
@@ -369,6 +379,7 @@ func reread(src string, s span) *node {
 	r.pos, r.line, r.lineStart = s.from, s.line, s.lineStart
 	n, failed := r.attempt(func() *node {
 		if !s.block {
+			r.known, r.column = s.from, s.at.column // without counting a long line again
 			return r.flow(false)
 		}
 		r.nextLine()
