@@ -13,7 +13,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 
+	"github.com/mtlsguard/mtls"
 	mtlsctl "github.com/mtlsguard/mtls/cmd/mtlsctl"
+	"github.com/mtlsguard/mtls/policyfile"
 )
 
 // commands visits every command but the root and cobra's own.
@@ -117,6 +119,21 @@ func TestSealKeepsWhatItCannotReplace(t *testing.T) {
 // are a printer's own.
 func TestPrinterEscapes(t *testing.T) {
 	require.Equal(t, "\x1b[31ma\\x1b[2J\\u009b\\u202e\\xff\\t\nb\x1b[0m", mtlsctl.Printed("a\x1b[2J\u009b\u202e\xff\t\nb"))
+}
+
+// What a terminal is shown of a policy is the same policy.
+func TestPolicyInASCIIIsTheSame(t *testing.T) {
+	for _, text := range []string{"شركة", "\U00010d00", "a\u202eb", "\u009b\x7f", `\u0634`, `"é\`, "- é: #", "é'é", "\u2028\ufeff", "日本 *"} {
+		rule := mtls.Rule{Name: text, Account: text, Roles: []string{text}, Subject: []mtls.Attribute{{Type: "CN", Value: strings.ReplaceAll(text, `\`, `\\`)}},
+			Authorities: []string{text}, Origin: mtls.NoOrigin()}
+		raw, err := policyfile.Marshal(rule)
+		require.NoError(t, err, "%q", text)
+		shown := mtlsctl.QuotedASCII(string(raw))
+		require.NotRegexp(t, unprintable, shown)
+		rules, err := policyfile.Parse([]byte(shown), "")
+		require.NoError(t, err, "%q", text)
+		require.Equal(t, []mtls.Rule{rule}, rules, "%q", text)
+	}
 }
 
 func TestServersOfResolver(t *testing.T) {

@@ -126,12 +126,12 @@ type question struct {
 
 func (o crlOptions) question() (q question, err error) {
 	if o.issuer != "" {
-		if q.issuers, err = loadCertificates(o.issuer); err != nil {
+		if q.issuers, err = loadCertificates(o.issuer, maxCertFile); err != nil {
 			return q, err
 		}
 	}
 	if o.cert != "" {
-		certs, err := loadCertificates(o.cert)
+		certs, err := loadCertificates(o.cert, maxCertFile)
 		if err != nil {
 			return q, err
 		}

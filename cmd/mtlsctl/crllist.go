@@ -157,7 +157,7 @@ func (r listReport) doubt(list *crl.List, part partOf, q question, listed bool) 
 		return ""
 	}
 	// Another CA of the same name has other serial numbers.
-	if !list.Indirect() && bytes.Equal(q.cert.RawIssuer, list.RawIssuer) && !signedBySame(list, q) {
+	if bytes.Equal(q.cert.RawIssuer, list.RawIssuer) && !signedBySame(list, q) {
 		return "the certificate is not by the CA that signed the list"
 	}
 	if r.Delta {

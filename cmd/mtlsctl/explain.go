@@ -124,7 +124,7 @@ func (o *explainOptions) config() (mtls.Config, error) {
 	if cfg.Roots, err = o.load(); err != nil {
 		return cfg, err
 	}
-	if err := readable(o.policy, maxPolicyFile); err != nil {
+	if err := checkPolicy(o.policy); err != nil {
 		return cfg, err
 	}
 	file, err := policyfile.Load(o.policy)
@@ -170,12 +170,12 @@ func (o *explainOptions) revocation() (*mtls.Revocation, error) {
 // peer is the client as a service would see it after the handshake.
 func (o *explainOptions) peer() (mtls.Peer, error) {
 	var p mtls.Peer
-	certs, err := loadCertificates(o.cert)
+	certs, err := loadCertificates(o.cert, maxCertFile)
 	if err != nil {
 		return p, err
 	}
 	for _, f := range o.intermediates {
-		more, err := loadCertificates(f)
+		more, err := loadCertificates(f, maxCertFile)
 		if err != nil {
 			return p, err
 		}

@@ -16,6 +16,8 @@ var (
 	NewRoot = newRoot
 
 	ParseServers = parseServers
+	ReplaceFile  = replaceFile
+	QuotedASCII  = quotedASCII
 )
 
 // Printed is what a printer makes of a text that nobody has quoted.

@@ -15,6 +15,7 @@ import (
 
 const (
 	maxCertFile   = 16 << 20
+	maxChainFile  = 1 << 20 // a client's certificate and its chain, from outside; a service takes 64 KiB
 	maxPolicyFile = 64 << 20
 	maxListFile   = 128 << 20 // as mtls.LoadCRLs
 )
@@ -39,9 +40,14 @@ func checkFile(path string, limit int64) error {
 	return nil
 }
 
-// readable reports why somebody else could not read a file.
-func readable(path string, limit int64) error {
-	if err := checkFile(path, limit); err != nil {
+// checkPolicy sees to it that somebody else can read a policy file. That is a regular
+// one, as package policyfile demands: it is read more than once, and a pipe could keep
+// its reader waiting.
+func checkPolicy(path string) error {
+	if err := checkFile(path, maxPolicyFile); err != nil {
+		return err
+	}
+	if err := checkRegular(path); err != nil {
 		return err
 	}
 	f, err := os.Open(path)
@@ -49,6 +55,14 @@ func readable(path string, limit int64) error {
 		return err
 	}
 	return f.Close()
+}
+
+func checkRegular(path string) error {
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s: it is not a regular file", shown(path))
+	}
+	return err
 }
 
 // readFile reads at most limit bytes.
@@ -69,9 +83,9 @@ func readFile(path string, limit int64) ([]byte, error) {
 }
 
 // loadCertificates reads all certificates of a file, PEM or DER, as strictly as a
-// service reads its roots.
-func loadCertificates(path string) ([]*x509.Certificate, error) {
-	if err := checkFile(path, maxCertFile); err != nil {
+// service reads its roots. In a pipe only their DER counts for the limit.
+func loadCertificates(path string, limit int64) ([]*x509.Certificate, error) {
+	if err := checkFile(path, limit); err != nil {
 		return nil, err
 	}
 	a, err := mtls.LoadAuthority(path)
@@ -83,8 +97,13 @@ func loadCertificates(path string) ([]*x509.Certificate, error) {
 		return nil, err
 	}
 	list := make([]*x509.Certificate, len(a.Anchors))
+	size := int64(0)
 	for i, anchor := range a.Anchors {
 		list[i] = anchor.Certificate
+		size += int64(len(anchor.Certificate.Raw))
+	}
+	if size > limit {
+		return nil, fmt.Errorf("%s: it has more than %d bytes", shown(path), limit)
 	}
 	return list, nil
 }

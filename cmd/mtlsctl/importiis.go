@@ -56,7 +56,7 @@ literally.`,
 				return err
 			}
 			if out == "" {
-				_, err = cmd.OutOrStdout().Write(policy)
+				err = writePolicy(cmd.OutOrStdout(), policy)
 			} else {
 				err = createFile(out, policy)
 			}

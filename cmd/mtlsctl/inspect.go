@@ -92,7 +92,7 @@ certificate only an issuer-key rule can be written, for all clients of that CA.`
 			if asJSON && w.what != "" {
 				return errors.New("--json does not go with --write")
 			}
-			certs, err := loadCertificates(args[0])
+			certs, err := loadCertificates(args[0], maxChainFile)
 			if err != nil {
 				return err
 			}
@@ -154,6 +154,7 @@ func (r certReport) warnings(c *x509.Certificate, now time.Time) []string {
 	for _, s := range r.SANs {
 		named = named || s.Type != "ip" && s.Type != "other" && s.Type != "registered_id" && s.Type != "directory"
 		add(s.Type == "dns" && strings.Contains(s.Value, "*"), "wildcard name %s: whoever has the certificate of any such host has it; only a rule that spells the wildcard and states an origin admits it", shown(s.Value))
+		add(patternLike(s), "the %s %s has an asterisk, which a rule would take for a pattern: no rule by %[1]s can be written from it", s.Type, shown(s.Value))
 	}
 	for _, name := range c.DNSNames {
 		_, err := dnsname.FromSAN(name)

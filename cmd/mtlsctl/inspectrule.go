@@ -46,7 +46,9 @@ func possibleRules(certs []*x509.Certificate, names []sanEntry) []ruleInfo {
 				}
 				add("domain", s.Value, holds, strength)
 			case "uri", "email", "upn":
-				add(s.Type, s.Value, holds, ownedBy+noOrigin)
+				if !patternLike(s) {
+					add(s.Type, s.Value, holds, ownedBy+noOrigin)
+				}
 			}
 		}
 		certificate, key := hashes(c)
@@ -63,15 +65,30 @@ func possibleRules(certs []*x509.Certificate, names []sanEntry) []ruleInfo {
 	return list
 }
 
+// patternLike reports whether a name that a certificate means literally would stand
+// for others in a rule, such as "*@acme.example", which is every user there. A rule
+// cannot name it: these types have no way to write an asterisk as itself.
+func patternLike(s sanEntry) bool {
+	return (s.Type == "uri" || s.Type == "email" || s.Type == "upn") && strings.Contains(s.Value, "*")
+}
+
 func isCA(c *x509.Certificate) bool { return c.BasicConstraintsValid && c.IsCA }
 
+// maxRSABits is the longest RSA key that crypto/tls takes. Verifying with one costs
+// the square of its length and more: a file from outside could ask for hours.
+const maxRSABits = 8192
+
 // issuerOf returns the CA certificate of an issuer-key rule: the certificate itself
-// if it is a CA's, else the one of the file that signed it.
+// if it is a CA's, else the one of the file that signed it. CAs with longer RSA keys
+// than maxRSABits are passed over.
 func issuerOf(certs []*x509.Certificate) *x509.Certificate {
 	if isCA(certs[0]) {
 		return certs[0]
 	}
 	for _, c := range certs[1:] {
+		if kind, bits := keyText(c); kind == "RSA" && bits > maxRSABits {
+			continue
+		}
 		if isCA(c) && certs[0].CheckSignatureFrom(c) == nil {
 			return c
 		}
@@ -111,6 +128,9 @@ func (w ruleWriter) write(cmd *cobra.Command, certs []*x509.Certificate) error {
 		if value, more = pick(sans(c), kind, wanted); value == "" {
 			return no("the certificate has no such name: %s", w.what)
 		}
+		if patternLike(sanEntry{kind, value}) {
+			return no("the %s %s has an asterisk, which a rule would take for a pattern: no rule by %[1]s can be written from it", kind, shown(value))
+		}
 	default:
 		if chosen {
 			return fmt.Errorf("--write %q: only names can be chosen", w.what)
@@ -138,7 +158,7 @@ func (w ruleWriter) write(cmd *cobra.Command, certs []*x509.Certificate) error {
 	case "issuer-key":
 		ca := issuerOf(certs)
 		if ca == nil {
-			return no("the file does not hold the certificate of the CA that issued it; add it, or inspect that")
+			return no("the file does not hold the certificate of the CA that issued it (one with an RSA key over %d bits does not count); add it, or inspect that", maxRSABits)
 		}
 		r.IssuerKeys = []mtls.KeyHash{mtls.HashPublicKey(ca)}
 		c = ca
@@ -165,8 +185,7 @@ func (w ruleWriter) write(cmd *cobra.Command, certs []*x509.Certificate) error {
 	if more > 0 {
 		fmt.Fprintf(cmd.ErrOrStderr(), "mtlsctl: note: the certificate has %s besides; --write %s=NAME chooses\n", count(more, "such name"), kind)
 	}
-	_, err = cmd.OutOrStdout().Write(yaml)
-	return err
+	return writePolicy(cmd.OutOrStdout(), yaml)
 }
 
 // pick returns a name of the type: the wanted one or, if none is, the first, exact

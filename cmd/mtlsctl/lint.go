@@ -120,7 +120,7 @@ is not there, or a domain that none may speak for.`,
 func lintOne(name string, roots *mtls.Roots, now func() time.Time) (lintFile, error) {
 	f := lintFile{File: name, Errors: []lintProblem{}, Warnings: []lintProblem{}, Notes: []lintProblem{}}
 	quiet := slog.New(slog.DiscardHandler)
-	if err := readable(name, maxPolicyFile); err != nil {
+	if err := checkPolicy(name); err != nil {
 		return f, err
 	}
 	file, err := policyfile.Options{Now: now, Logger: quiet}.Load(name)
@@ -132,7 +132,7 @@ func lintOne(name string, roots *mtls.Roots, now func() time.Time) (lintFile, er
 	}
 	if roots != nil {
 		_, err := mtls.New(mtls.Config{Roots: roots, Policy: file.Policy(), Logger: quiet})
-		for _, e := range flat(err) {
+		for _, e := range flat(file.Locate(err)) {
 			f.Errors = append(f.Errors, placed(e))
 		}
 	}

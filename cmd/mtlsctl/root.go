@@ -28,7 +28,7 @@ mtlsctl checks policy files, explains why a client is admitted or refused, shows
 what a certificate holds and which rules can be written from it, and reads
 certificate revocation lists. It decides with the same code as the services.
 Text out of certificates, lists and DNS is printed with everything but printable
-ASCII escaped.`, "yes", "no (refused, problems found, a revoked serial number found)", "undetermined"),
+ASCII escaped; policies on a terminal alone, in files they are what they are.`, "yes", "no (refused, problems found, a revoked serial number found)", "undetermined"),
 		Example: `  mtlsctl lint policy.yaml
   mtlsctl explain --policy policy.yaml --roots ca.pem --cert client.pem --from 198.51.100.7
   mtlsctl inspect client.pem
@@ -88,6 +88,7 @@ func coloured(cmd *cobra.Command) (bool, error) {
 	}
 }
 
+// terminal reports whether it is one, or another device that may show what it gets.
 func terminal(w io.Writer) bool {
 	if watched, ok := w.(*watchedWriter); ok {
 		w = watched.w
@@ -97,7 +98,11 @@ func terminal(w io.Writer) bool {
 		return false
 	}
 	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	return err != nil || !os.SameFile(info, null)
 }
 
 // exactly is cobra.ExactArgs with a text that says what is wanted.

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,13 +23,20 @@ A sealed file is refused when a byte of it is missing or changed, so that a copy
 that was cut short does not pass for a shorter policy. It protects against
 accidents, not against people: anybody can seal a file.
 
-The file is replaced in one step, and only if its rules are sound.`,
+The file is replaced in one step, and only if its rules are sound and nobody has
+changed it meanwhile. Owner, group and mode stay; it is not replaced where they cannot.`,
 			"sealed", "the file has errors and is as it was", "never"),
 		Example: `  mtlsctl seal policy.yaml
   mtlsctl seal --stdout policy.yaml >sealed.yaml`,
 		Args:              exactly("policy.yaml"),
 		ValidArgsFunction: files("yaml", "yml", "json"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if !stdout {
+				// What cannot be replaced need not be read, and waited for.
+				if err := checkRegular(args[0]); err != nil {
+					return err
+				}
+			}
 			data, err := readFile(args[0], maxPolicyFile)
 			if err != nil {
 				return err
@@ -39,10 +48,13 @@ The file is replaced in one step, and only if its rules are sound.`,
 				return answer(exitNo)
 			}
 			if stdout {
+				if text := strings.ReplaceAll(string(sealed), "\t", ""); terminal(cmd.OutOrStdout()) && escape(text) != text {
+					return fmt.Errorf("%s: it has characters that are not printable ASCII, which a terminal is not shown raw, and sealed they cannot be escaped: print it into a file", shown(args[0]))
+				}
 				_, err := cmd.OutOrStdout().Write(sealed)
 				return err
 			}
-			return replaceFile(args[0], sealed)
+			return replaceFile(args[0], data, sealed)
 		},
 	}
 	cmd.Flags().BoolVar(&stdout, "stdout", false, "print the sealed file instead of replacing it")
@@ -66,8 +78,11 @@ checks is more than a schema can say.`, "printed", "never", "never"),
 }
 
 // replaceFile puts data in place of a file in one step: a reader finds the old
-// content or the new. A symbolic link stays, and leads to the new content.
-func replaceFile(path string, data []byte) (err error) {
+// content or the new. A symbolic link stays, and leads to the new content; owner, group
+// and mode stay, and where they cannot, the file stays as it was. So it does where it
+// is no longer what was read of it: only a change in the last moment, between that look
+// and the rename, is lost.
+func replaceFile(path string, was, data []byte) (err error) {
 	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return err
@@ -92,6 +107,9 @@ func replaceFile(path string, data []byte) (err error) {
 	if _, err = f.Write(data); err != nil {
 		return err
 	}
+	if err = keepOwner(f, info); err != nil {
+		return fmt.Errorf("%s: its owner would change: %w; see --stdout", shown(path), err)
+	}
 	if err = f.Chmod(info.Mode().Perm()); err != nil {
 		return err
 	}
@@ -99,6 +117,13 @@ func replaceFile(path string, data []byte) (err error) {
 		return err
 	}
 	if err = f.Close(); err != nil {
+		return err
+	}
+	now, err := readFile(target, maxPolicyFile)
+	if err == nil && !bytes.Equal(now, was) {
+		err = fmt.Errorf("%s: it has changed meanwhile: seal it again", shown(path))
+	}
+	if err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), target)

@@ -105,8 +105,26 @@ func writeJSON(w io.Writer, v any) error {
 	if err != nil {
 		return err
 	}
+	_, err = io.WriteString(w, quotedASCII(string(data))+"\n")
+	return err
+}
+
+// writePolicy writes a policy that Marshal has made, as it is into a file or a pipe. On
+// a terminal it is the same policy in ASCII: Marshal has other characters in double
+// quotes alone, where YAML reads the escapes of JSON.
+func writePolicy(w io.Writer, policy []byte) error {
+	text := string(policy)
+	if terminal(w) {
+		text = quotedASCII(text)
+	}
+	_, err := io.WriteString(w, text)
+	return err
+}
+
+// quotedASCII escapes, as JSON does in quotes, what is no ASCII, and DEL.
+func quotedASCII(s string) string {
 	var b strings.Builder
-	for _, r := range string(data) {
+	for _, r := range s {
 		switch {
 		case r == 0x7f || r > '~' && r <= 0xffff:
 			fmt.Fprintf(&b, `\u%04x`, r)
@@ -117,9 +135,7 @@ func writeJSON(w io.Writer, v any) error {
 			b.WriteRune(r)
 		}
 	}
-	b.WriteByte('\n')
-	_, err = io.WriteString(w, b.String())
-	return err
+	return b.String()
 }
 
 func yesNo(b bool) string {

@@ -172,6 +172,14 @@ func (p pki) writeOdd(d folder) {
 	odd := func(file string, serial int64, o testpki.Options) { d.certs(file, p.leaf(p.root, file, serial, o)) }
 	odd("badsid.pem", 0x34, testpki.Options{Names: []string{"n.acme.example"}, Extra: []pkix.Extension{
 		extension(sid, []asn1.RawValue{otherName(asn1.ObjectIdentifier{1, 2, 3}, []byte("S-1-5-21-1-2-3-500"))})}})
+	// Names that a rule would take for patterns.
+	for file, names := range map[string][]asn1.RawValue{
+		"staremail.pem": {ia5(1, "*@acme.example")}, "staruri.pem": {ia5(6, "spiffe://acme.example/*")},
+		"starupn.pem":   {otherName(asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 20, 2, 3}, asn1.RawValue{Tag: asn1.TagUTF8String, Bytes: []byte("*@corp.example")})},
+		"staramong.pem": {ia5(1, "*@acme.example"), ia5(1, "ops@acme.example")},
+	} {
+		odd(file, 0x35, testpki.Options{Extra: []pkix.Extension{extension(asn1.ObjectIdentifier{2, 5, 29, 17}, names)}})
+	}
 	odd("nosan.pem", 0x11, testpki.Options{CommonName: "nobody"})
 	odd("wildcard.pem", 0x12, testpki.Options{Names: []string{"*.acme.example", "x.acme.example"}})
 	odd("onlywild.pem", 0x13, testpki.Options{Names: []string{"*.acme.example"}})
@@ -209,6 +217,8 @@ func (p pki) writeOdd(d folder) {
 			c.CRLDistributionPoints = []string{"http://\x1b[2J/"}
 		},
 	}))
+	// Letters that run from right to left, and one outside of the first plane.
+	d.certs("script.pem", p.leaf(p.root, "script", 0x36, testpki.Options{CommonName: "\u0634\u0631\u0643\u0629 \U00010d00"}))
 	d.certs("hostilename.pem", p.leaf(p.root, "hostilename", 0x1d, testpki.Options{CommonName: hostile, Names: []string{"api.acme.example"}}))
 }
 
@@ -262,6 +272,8 @@ func (p pki) writeLists(d folder) {
 	d.certs("rootleaf.pem", p.leaf(p.root, "rootleaf", 0xbad, testpki.Options{Names: []string{"api.acme.example"}}))
 	// Another CA of the same name, with the same serial number.
 	twin := got(testpki.NewRoot(testpki.Options{CommonName: "Acme Issuing CA", Key: newKey("twin"), Serial: big.NewInt(3)}))
+	d.certs("twinca.pem", twin.Certificate)
+	d.certs("twinclient.pem", p.leaf(twin, "twinclient", 0x4ac0ffee, testpki.Options{Names: []string{"api.acme.example"}}))
 	d.certs("twin.pem", p.leaf(twin, "twinleaf", 0xbad, testpki.Options{Names: []string{"api.acme.example"}}))
 }
 
