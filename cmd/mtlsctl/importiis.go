@@ -26,7 +26,9 @@ decides otherwise here, is named with its line on standard error and in comments
 top of the policy. Passwords are neither read nor printed.
 
 Rules that admit are bound to --authority, the name that a service gives the CA in its
-roots, and have no origin: IIS does not ask where a connection comes from.
+roots, and have no origin: the mappings do not ask where a connection comes from. What
+refuses by addresses, URLs or accounts (ipSecurity, dynamicIpSecurity, authorization) is
+named only.
 
 A criterion stands for the whole value, and * in it for any characters; --exact takes *
 literally.`,

@@ -13,6 +13,16 @@ import (
 // mapping that matches.
 func (m *importer) compareOrder() {
 	var allowed []string // many-to-one mappings so far
+	var ones []madeRule  // one-to-one mappings in force
+	last := 0            // where the last rule in force is that allows
+	for i, r := range m.made {
+		if !r.Deny && !r.Disabled {
+			last = i
+			if r.certificate != nil {
+				ones = append(ones, r)
+			}
+		}
+	}
 	for i, r := range m.made {
 		switch {
 		case r.Disabled || r.certificate != nil:
@@ -22,7 +32,7 @@ func (m *importer) compareOrder() {
 			what := "many-to-one mapping " + quote(r.Name)
 			if len(allowed) > 0 {
 				do := "narrow it, or leave it out if it should not"
-				if !slices.ContainsFunc(m.made[i:], func(r madeRule) bool { return !r.Deny && !r.Disabled }) {
+				if last < i {
 					do = "leave it out if it should not: no mapping after it allows anybody"
 				}
 				m.lost(r.line, what, "it denies after "+first(allowed)+", and rules with deny are looked at first: it also refuses clients that IIS admits by them", do)
@@ -31,8 +41,8 @@ func (m *importer) compareOrder() {
 				m.lost(r.line, what, "its criteria without * refuse the whole value only; IIS does not document whether it is content with a part", "write \"*value*\" if it is")
 			}
 			subject, issuer := patterns(r.Subject), patterns(r.Issuer)
-			for _, one := range m.made {
-				if one.certificate != nil && !one.Disabled && mayMatch(subject, one.certificate.subject) && mayMatch(issuer, one.certificate.issuer) {
+			for _, one := range ones {
+				if mayMatch(subject, one.certificate.subject) && mayMatch(issuer, one.certificate.issuer) {
 					m.lost(one.line, "rule "+quote(one.Name), "its certificate matches the mapping "+quote(r.Name)+" of line "+itoa(r.line)+", which denies: IIS admits it and the policy does not", "narrow that rule")
 				}
 			}

@@ -31,6 +31,9 @@ type Options struct {
 	Exact bool
 }
 
+// maxNotes bounds the notes: nobody reads as many.
+const maxNotes = 50_000
+
 // A Result is what a configuration says about client certificates.
 type Result struct {
 	Location string // of the mappings; empty: those outside of location elements
@@ -62,7 +65,7 @@ func Import(data []byte, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &importer{Options: o, names: map[string]bool{}}
+	m := &importer{Options: o, names: map[string]int{}}
 	m.result.Location = chosen[len(chosen)-1].path
 	m.elsewhere(root, all, chosen)
 	for _, s := range chosen {
@@ -71,6 +74,9 @@ func Import(data []byte, o Options) (*Result, error) {
 	m.nameOthers()
 	m.rules()
 	m.compareOrder()
+	if len(m.result.Notes) > maxNotes {
+		return nil, fmt.Errorf("more than %d things in it are not carried over or to know", maxNotes)
+	}
 	slices.SortStableFunc(m.result.Notes, func(a, b Note) int { return a.Line - b.Line })
 	return &m.result, nil
 }
@@ -80,13 +86,13 @@ type importer struct {
 	Options
 	result   Result
 	settings settings
-	oneToOne []entry
-	many     []entry
-	others   []*element      // other kinds of authentication
-	access   *element        // the last one
-	names    map[string]bool // of the rules
-	secrets  []int           // lines with passwords
-	missing  int             // the first line that IIS may decide by and the policy does not; zero: none
+	oneToOne collection
+	many     collection
+	others   []*element     // other kinds of authentication
+	access   *element       // the last one
+	names    map[string]int // of the rules, and the number of the last one that was made of each
+	secrets  []int          // lines with passwords
+	missing  int            // the first line that IIS may decide by and the policy does not; zero: none
 	made     []madeRule
 }
 
@@ -98,11 +104,18 @@ type madeRule struct {
 }
 
 func (m *importer) lost(line int, what, why, do string) {
-	m.result.Notes = append(m.result.Notes, Note{line, true, what, why, do})
+	m.note(Note{line, true, what, why, do})
 }
 
 func (m *importer) remark(line int, what, why, do string) {
-	m.result.Notes = append(m.result.Notes, Note{line, false, what, why, do})
+	m.note(Note{line, false, what, why, do})
+}
+
+// note keeps a note. One more than there may be makes Import fail: none is dropped.
+func (m *importer) note(n Note) {
+	if len(m.result.Notes) <= maxNotes {
+		m.result.Notes = append(m.result.Notes, n)
+	}
 }
 
 const sectionName = "iisClientCertificateMappingAuthentication"
@@ -114,6 +127,7 @@ type scope struct {
 	element  *element
 	security []*element
 	sections []*element
+	aspNet   []*element // authorization of system.web
 }
 
 func scopes(root *element) []*scope {
@@ -131,6 +145,7 @@ func scopes(root *element) []*scope {
 		for _, e := range s.security {
 			s.sections = append(s.sections, e.find("authentication", sectionName)...)
 		}
+		s.aspNet = s.element.find("system.web", "authorization")
 	}
 	return list
 }
@@ -202,13 +217,23 @@ func depth(path string) int {
 	return 1 + strings.Count(path, "/")
 }
 
-// elsewhere names the sections of the file that do not count.
+// elsewhere names the sections of the file that do not count, and what decides
+// otherwise below the place whose mappings are meant: a policy has no places.
 func (m *importer) elsewhere(root *element, all, chosen []*scope) {
 	known := map[*element]bool{}
 	for _, s := range all {
+		here := slices.Contains(chosen, s)
+		below := !here && above(m.result.Location, s.path)
+		if below {
+			m.below(s)
+		}
 		for _, e := range s.sections {
 			known[e] = true
-			if !slices.Contains(chosen, s) {
+			switch {
+			case here:
+			case below && len(e.attrs)+len(e.children) > 0:
+				m.lost(e.line, "section "+sectionName, "it decides otherwise in "+s.String()+", which is below: the rules hold there, too", "import that place with --location, for a service of its own")
+			default:
 				m.remark(e.line, "section "+sectionName, "it is that of another place, "+s.String(), "import them into a policy of their own with --location")
 			}
 		}

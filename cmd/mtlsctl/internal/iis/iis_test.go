@@ -183,6 +183,9 @@ func TestWhatCannotBeReadIsAnErrorWithoutItsText(t *testing.T) {
 		"an attribute twice":                {strings.Replace(good, "password=", `password="x" password=`, 1), "an attribute twice"},
 		"an attribute twice in other case":  {strings.Replace(good, "password=", `permissionMode="Deny" permissionmode="Allow" password=`, 1), "an attribute twice"},
 		"too many attributes":               {"<configuration " + strings.Repeat(`a="" `, 65) + "/>", "more than 64 attributes"},
+		"too many elements":                 {many(strings.Repeat("<a/>", 500_000)), "line 8: more than 500000 elements and attributes"},
+		"too many attributes in all":        {many(strings.Repeat(`<a b="" c="" d="" e=""/>`, 100_000)), "line 8: more than 500000 elements and attributes"},
+		"too much to say":                   {many(strings.Repeat("<a/>", 50_001)), "more than 50000 things in it are not carried over or to know"},
 		"nested too deep":                   {"<configuration>" + strings.Repeat("<a>", 64), "line 1: elements within more than 64"},
 		"no section":                        {"<configuration/>", "no iisClientCertificateMappingAuthentication section"},
 		"invalid UTF-8":                     {strings.Replace(good, marker, marker+"\xff", 1), "not well-formed"},
@@ -202,6 +205,34 @@ func TestWhatCannotBeReadIsAnErrorWithoutItsText(t *testing.T) {
 			}
 		})
 	}
+}
+
+// As many elements as may be take no time that grows with their square.
+func TestManyMappingsAreRead(t *testing.T) {
+	const n = 20_000
+	for name, test := range map[string]struct {
+		mappings string
+		rules    int
+	}{
+		"of one name":              {strings.Repeat(mapping(`name="d" permissionMode="Deny"`, "Subject.O=A*"), n), n},
+		"of no name":               {strings.Repeat(mapping(`userName="u"`, "Subject.O=A*"), n), n},
+		"taken away one by one":    {strings.Join(each(n, `<add name="%d"/>`), "") + strings.Join(each(n, `<remove name="%d"/>`), ""), 0},
+		"and others taken away":    {strings.Join(each(n, `<add name="%d" enabled="false"/>`), "") + strings.Repeat(`<remove name="x"/>`, n/2), 0},
+		"with others of that name": {strings.Repeat(`<add name="x"/>`, n) + `<remove name="x"/>`, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := importText(t, many(test.mappings), iis.Options{})
+			require.Len(t, r.Rules, test.rules)
+		})
+	}
+}
+
+func each(n int, format string) []string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf(format, i)
+	}
+	return list
 }
 
 func TestLocations(t *testing.T) {

@@ -39,14 +39,14 @@ func (m *importer) rules() {
 			m.remark(k.line, what, k.name+" is false: their rules are disabled", "")
 		}
 	}
-	for _, e := range slices.Concat(m.oneToOne, m.many) {
+	for _, e := range slices.Concat(m.oneToOne.left(), m.many.left()) {
 		if _, password := e.attr("password"); password {
 			m.secrets = append(m.secrets, e.line)
 		}
 	}
-	for _, e := range m.many { // these have names, and keep them
+	for _, e := range m.many.left() { // these have names, and keep them
 		if name, _ := e.attr("name"); !e.foreign && name != "" {
-			m.names[name] = true
+			m.names[name] = 1
 		}
 	}
 	m.oneToOneRules(!s.enabled.on || s.oneToOne.line != 0 && !s.oneToOne.on)
@@ -61,7 +61,7 @@ func (m *importer) rules() {
 }
 
 func (m *importer) firstLine() int {
-	if list := slices.Concat(m.oneToOne, m.many); len(list) > 0 {
+	if list := slices.Concat(m.oneToOne.left(), m.many.left()); len(list) > 0 {
 		return list[0].line
 	}
 	return 1
@@ -115,8 +115,11 @@ func parseCertificate(e *element) (*certificate, error) {
 }
 
 func (m *importer) oneToOneRules(off bool) {
-	known := map[mtls.CertificateHash]int{}
-	for _, e := range m.oneToOne {
+	if s := m.settings.oneToOne; s.unclear {
+		m.miss(s.line) // off here, and perhaps on in IIS
+	}
+	known := map[mtls.CertificateHash]madeRule{}
+	for _, e := range m.oneToOne.left() {
 		if e.foreign {
 			if !off {
 				m.miss(e.line)
@@ -137,11 +140,13 @@ func (m *importer) oneToOneRules(off bool) {
 			continue
 		}
 		hash := mtls.HashCertificate(c.Certificate)
-		if line, twice := known[hash]; twice {
-			m.lost(e.line, what, "left out: line "+itoa(line)+" maps the same certificate", "")
+		if first, twice := known[hash]; twice {
+			m.lost(e.line, what, "left out: line "+itoa(first.line)+" maps the same certificate", "")
+			if !off && inForce(e.element) && first.Disabled {
+				m.miss(e.line)
+			}
 			continue
 		}
-		known[hash] = e.line
 		on := m.flag(what, e.element, "enabled", true, false)
 		r := mtls.Rule{
 			Name:         m.unique("one-to-one " + or(c.Subject.CommonName, hash.String()[:16])),
@@ -159,7 +164,8 @@ func (m *importer) oneToOneRules(off bool) {
 		if !off && inForce(e.element) && r.Disabled {
 			m.miss(e.line)
 		}
-		m.made = append(m.made, madeRule{r, e.line, c})
+		known[hash] = madeRule{r, e.line, c}
+		m.made = append(m.made, known[hash])
 	}
 }
 
@@ -182,16 +188,18 @@ func or(s, instead string) string {
 
 // unique makes a name that no other rule has.
 func (m *importer) unique(name string) string {
-	for i, first := 2, name; m.names[name]; i++ {
-		name = fmt.Sprintf("%s (%d)", first, i)
+	other := name
+	for m.names[other] > 0 {
+		m.names[name]++
+		other = fmt.Sprintf("%s (%d)", name, m.names[name])
 	}
-	m.names[name] = true
-	return name
+	m.names[other] = 1
+	return other
 }
 
 func (m *importer) manyRules(off bool) {
 	known := map[string]int{}
-	for _, e := range m.many {
+	for _, e := range m.many.left() {
 		if e.foreign {
 			m.miss(e.line)
 			continue

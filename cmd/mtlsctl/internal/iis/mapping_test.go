@@ -70,6 +70,7 @@ func TestMappings(t *testing.T) {
 		{"a name twice, the second allows", many(a + "\n" + a), iis.Options{}, []shape{plain}, []string{`f:9: many-to-one mapping "a": left out: line 8 has the same name`}, true},
 		{"a name twice, the second denies", many(a + "\n" + strings.Replace(d, `"d"`, `"a"`, 1)), iis.Options{}, []shape{plain, {name: "a (2)", deny: true, subject: deny.subject}}, []string{`f:9: many-to-one mapping "a": line 8 has the same name; its rule is "a (2)"`}, true},
 
+		{"a name twice, and what would be its name", many(d + strings.Replace(d, `"d"`, `"d (2)"`, 1) + d), iis.Options{}, []shape{deny, {name: "d (2)", deny: true, subject: deny.subject}, {name: "d (3)", deny: true, subject: deny.subject}}, []string{`its rule is "d (3)"`}, true},
 		{"* alone admits nobody", many(mapping(`name="a" userName="u"`, "Subject.O=*", "Issuer.CN=**")), iis.Options{}, nil, []string{`f:8: many-to-one mapping "a": left out: its criteria match every client`}, true},
 		{"* alone beside a value", many(mapping(`name="a" userName="u"`, "Subject.O=Acme", "Subject.OU=*")), iis.Options{}, []shape{{name: "a", account: "u", subject: append(o[:1:1], mtls.Attribute{Type: "OU", Value: "*"})}}, nil, false},
 		{"* alone that denies", many(mapping(`name="d" permissionMode="Deny"`, "Subject.OU=*")), iis.Options{}, []shape{{name: "d", deny: true, subject: attributes(mtls.Attribute{Type: "OU", Value: "*"})}}, nil, false},
@@ -106,6 +107,11 @@ func TestMappings(t *testing.T) {
 		{"so does one that is disabled for what is not known", many(strings.Replace(a, "name", `until="2027" name`, 1) + "\n" + strings.Replace(a, `"a"`, `"b"`, 1)), iis.Options{}, []shape{off, {name: "b", account: "u", subject: o, disabled: true}}, []string{`f:9: many-to-one mapping "b": its rule is disabled, since line 8`}, true},
 		{"so does an unknown element among one-to-one", within(`enabled="true"`, `<oneToOneMappings><other/></oneToOneMappings><manyToOneMappings>`+"\n"+a+`</manyToOneMappings>`), iis.Options{}, []shape{off}, []string{`f:8: many-to-one mapping "a": its rule is disabled, since line 7`}, true},
 		{"so do one-to-one mappings in another file", within(`enabled="true"`, `<oneToOneMappings configSource="x.config"/><manyToOneMappings>`+"\n"+a+`</manyToOneMappings>`), iis.Options{}, []shape{off}, []string{`f:8: many-to-one mapping "a": its rule is disabled, since line 7`}, true},
+		{"so does one-to-one that is left out since one that is off has its certificate", within(`enabled="true"`, `<oneToOneMappings><add userName="u" enabled="false" certificate="`+acme+`"/>`+"\n"+`<add userName="u" certificate="`+acme+`"/></oneToOneMappings><manyToOneMappings>`+"\n"+a+`</manyToOneMappings>`), iis.Options{}, []shape{oneOff, off}, []string{`f:8: one-to-one mapping to "u": left out: line 7 maps the same certificate`, `f:9: many-to-one mapping "a": its rule is disabled, since line 8`}, true},
+		{"one-to-one that is left out since one in force has its certificate disables nothing", within(`enabled="true"`, `<oneToOneMappings><add userName="u" certificate="`+acme+`"/>`+"\n"+`<add userName="u" certificate="`+acme+`"/></oneToOneMappings><manyToOneMappings>`+"\n"+a+`</manyToOneMappings>`), iis.Options{}, []shape{oneShape, plain}, []string{`f:8: one-to-one mapping to "u": left out`}, true},
+		{"neither does one that is off, and off before", within(`enabled="true"`, `<oneToOneMappings><add userName="u" enabled="false" certificate="`+acme+`"/>`+"\n"+`<add userName="u" enabled="false" certificate="`+acme+`"/></oneToOneMappings><manyToOneMappings>`+"\n"+a+`</manyToOneMappings>`), iis.Options{}, []shape{oneOff, plain}, []string{`f:8: one-to-one mapping to "u": left out`}, true},
+		{"so does a switch of one-to-one that says neither", within(`enabled="true" oneToOneCertificateMappingsEnabled="yes"`, `<oneToOneMappings><add userName="u" certificate="`+acme+`"/></oneToOneMappings><manyToOneMappings>`+"\n"+a+`</manyToOneMappings>`), iis.Options{}, []shape{oneOff, off}, []string{`f:6: section iisClientCertificateMappingAuthentication: oneToOneCertificateMappingsEnabled is "yes"`, `f:8: many-to-one mapping "a": its rule is disabled, since line 6`}, true},
+		{"a switch of many-to-one that says neither is off, one-to-one is not", within(`enabled="true" manyToOneCertificateMappingsEnabled="yes"`, `<oneToOneMappings><add userName="u" certificate="`+acme+`"/></oneToOneMappings><manyToOneMappings>`+"\n"+a+`</manyToOneMappings>`), iis.Options{}, []shape{oneShape, off}, []string{`f:6: section iisClientCertificateMappingAuthentication: manyToOneCertificateMappingsEnabled is "yes"`}, true},
 		{"one-to-one that is off disables nothing", within(`enabled="true" oneToOneCertificateMappingsEnabled="false"`, `<oneToOneMappings><other/><add certificate="AAA" userName="u"/></oneToOneMappings><manyToOneMappings>`+"\n"+a+`</manyToOneMappings>`), iis.Options{}, []shape{plain}, nil, true},
 		{"one that is off disables nothing", many(mapping(`name="d" enabled="false" permissionMode="Deny"`, "Subject.X=1") + "\n" + a), iis.Options{}, []shape{plain}, []string{`f:8: many-to-one mapping "d": left out`}, true},
 		{"an unknown element among the mappings disables those after it", many("<deny/>\n" + a), iis.Options{}, []shape{off}, []string{`f:8: manyToOneMappings: unknown element "deny"`, "f:9:"}, true},
@@ -115,6 +121,9 @@ func TestMappings(t *testing.T) {
 
 		{"clear takes away", many(d + "\n<deny/>\n<clear/>\n" + a), iis.Options{}, []shape{plain}, []string{`f:8: note: many-to-one mapping "d": taken away by clear in line 10`}, true},
 		{"remove takes away", many(a + "\n" + d + "\n" + `<remove name="d"/>`), iis.Options{}, []shape{plain}, []string{`f:9: note: many-to-one mapping "d": taken away by remove in line 10`}, false},
+		{"what is taken away may come again, and go again", many(a + "\n" + `<remove name="a"/>` + "\n" + a + "\n" + d + "\n" + `<remove name="d"/>` + "\n" + d + "\n" + `<remove name="d"/>`), iis.Options{}, []shape{plain}, []string{`f:8: note: many-to-one mapping "a": taken away by remove in line 9`, `f:13: note: many-to-one mapping "d": taken away by remove in line 14`}, false},
+		{"remove finds nothing twice", many(a + "\n" + `<remove name="a"/>` + "\n" + `<remove name="a"/>`), iis.Options{}, nil, []string{"f:10: remove in manyToOneMappings: nothing in this file has its name"}, true},
+		{"remove finds nothing after clear", many(a + "\n<clear/>\n" + `<remove name="a"/>`), iis.Options{}, nil, []string{"f:10: remove in manyToOneMappings: nothing in this file has its name"}, true},
 		{"remove compares names with their case", many(a + "\n" + d + "\n" + `<remove name="D"/>`), iis.Options{}, []shape{plain, deny}, []string{"f:10: remove in manyToOneMappings: nothing in this file has its name"}, true},
 
 		{"deny before allow", many(d + "\n" + a), iis.Options{}, []shape{deny, plain}, nil, false},
@@ -171,6 +180,9 @@ func TestSurroundingsAreNamed(t *testing.T) {
 	config := func(inAuthentication, inSecurity string) string {
 		return strings.NewReplacer("</authentication>", inAuthentication+"</authentication>", "</security>", inSecurity+"</security>").Replace(many(a))
 	}
+	web := func(rules string) string {
+		return strings.Replace(many(a), "</configuration>", "<system.web><authorization>"+rules+"</authorization></system.web></configuration>", 1)
+	}
 	for _, test := range []struct {
 		name, config, want string
 		lost               bool
@@ -185,6 +197,37 @@ func TestSurroundingsAreNamed(t *testing.T) {
 		{"authorization of all", config("", `<authorization><clear/><add accessType="Allow" users="*"/></authorization>`), "", false},
 		{"authorization of some", config("", `<authorization><add accessType="Allow" users="CORP\a"/></authorization>`), "f:12: authorization: rules about URLs and accounts", true},
 		{"authorization that denies", config("", `<authorization><add accessType="Deny" users="*"/></authorization>`), "f:12: authorization: rules about URLs and accounts", true},
+		{"authorization of all, in numbers", config("", `<authorization bypassLoginPages="false"><add accessType="0" users="*" roles="" verbs=""/></authorization>`), "", false},
+		{"authorization that says nothing", config("", `<authorization lockItem="true"/>`), "", false},
+		{"authorization of one verb", config("", `<authorization><clear/><add accessType="Allow" users="*" verbs="GET"/></authorization>`), "f:12: authorization: rules about URLs and accounts", true},
+		{"authorization of a verb that nobody documents", config("", `<authorization><add accessType="Allow" users="*" verbs="*"/></authorization>`), "f:12: authorization: rules about URLs and accounts", true},
+		{"authorization of a role", config("", `<authorization><add accessType="Allow" users="*" roles="Partners"/></authorization>`), "f:12: authorization: rules about URLs and accounts", true},
+		{"authorization with an attribute that is not known", config("", `<authorization><add accessType="Allow" users="*" until="2027"/></authorization>`), "f:12: authorization: rules about URLs and accounts", true},
+		{"authorization of nobody", config("", `<authorization><clear/></authorization>`), "f:12: authorization: rules about URLs and accounts", true},
+		{"authorization of all that is taken back", config("", `<authorization><add accessType="Allow" users="*"/><clear/></authorization>`), "f:12: authorization: rules about URLs and accounts", true},
+		{"authorization that removes", config("", `<authorization><remove users="*" roles="" verbs=""/></authorization>`), "f:12: authorization: rules about URLs and accounts", true},
+		{"authorization in another file", config("", `<authorization configSource="x.config"/>`), "f:12: authorization: rules about URLs and accounts", true},
+		{"addresses, all", config("", `<ipSecurity allowUnlisted="true" enableReverseDns="false" lockItem="true"/>`), "", false},
+		{"addresses, none listed", config("", `<ipSecurity><clear/></ipSecurity>`), "", false},
+		{"addresses, those listed", config("", `<ipSecurity allowUnlisted="false"><add ipAddress="198.51.100.7" allowed="true"/></ipSecurity>`), "f:12: ipSecurity: addresses are admitted or refused by it, and the rules say origin none", true},
+		{"addresses, unlisted or not is unclear", config("", `<ipSecurity allowUnlisted="0"/>`), "f:12: ipSecurity: addresses", true},
+		{"addresses, one refused", config("", `<ipSecurity><add ipAddress="198.51.100.7"/></ipSecurity>`), "f:12: ipSecurity: addresses", true},
+		{"addresses, one taken away", config("", `<ipSecurity><remove ipAddress="198.51.100.7"/></ipSecurity>`), "f:12: ipSecurity: addresses", true},
+		{"addresses in another file", config("", `<ipSecurity configSource="x.config"/>`), "f:12: ipSecurity: addresses", true},
+		{"addresses in other case", config("", `<IPSecurity AllowUnlisted="False"/>`), "f:12: IPSecurity: addresses", true},
+		{"the busy", config("", `<dynamicIpSecurity><denyByRequestRate enabled="true" maxRequests="9"/></dynamicIpSecurity>`), "f:12: dynamicIpSecurity: clients with many requests are refused by it", true},
+		{"the busy, as another file says", config("", `<dynamicIpSecurity><denyByRequestRate maxRequests="9"/></dynamicIpSecurity>`), "f:12: dynamicIpSecurity: clients", true},
+		{"the busy, in another file", config("", `<dynamicIpSecurity configSource="x.config"/>`), "f:12: dynamicIpSecurity: clients", true},
+		{"the busy, by a measure that is not known", config("", `<dynamicIpSecurity><denyByMood enabled="false"/></dynamicIpSecurity>`), "f:12: dynamicIpSecurity: clients", true},
+		{"the busy are not refused", config("", `<dynamicIpSecurity denyAction="NotFound"><denyByRequestRate enabled="false" maxRequests="9"/><denyByConcurrentRequests enabled="False"/></dynamicIpSecurity>`), "", false},
+		{"ASP.NET denies", web(`<deny users="*"/>`), "f:14: system.web authorization: rules about URLs and accounts", true},
+		{"ASP.NET denies the anonymous", web(`<deny users="?"/>`), "f:14: system.web authorization: rules about URLs and accounts", true},
+		{"ASP.NET allows one verb", web(`<allow users="*" verbs="GET"/>`), "f:14: system.web authorization: rules about URLs and accounts", true},
+		{"ASP.NET allows some", web(`<allow roles="Partners"/>`), "f:14: system.web authorization: rules about URLs and accounts", true},
+		{"ASP.NET takes away", web(`<clear/>`), "f:14: system.web authorization: rules about URLs and accounts", true},
+		{"ASP.NET allows all", web(`<allow users="*"/>`), "", false},
+		{"ASP.NET says nothing", web(""), "", false},
+		{"ASP.NET in another file", strings.Replace(web(""), "<system.web><authorization", `<system.web><authorization configSource="x.config"`, 1), "f:14: system.web authorization: rules about URLs and accounts", true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := importText(t, test.config, iis.Options{})
@@ -193,6 +236,74 @@ func TestSurroundingsAreNamed(t *testing.T) {
 			}
 			require.Contains(t, texts(r), test.want)
 			require.Equal(t, test.lost, r.Lost())
+		})
+	}
+}
+
+// What refuses in the place that is meant, above it or below it is named; what other
+// places have is not.
+func TestSurroundingsOfOtherPlaces(t *testing.T) {
+	const security = "<system.webServer><security>%s</security></system.webServer>"
+	section := `<authentication><iisClientCertificateMappingAuthentication enabled="true"><manyToOneMappings>` +
+		mapping(`name="a" userName="u"`, "Subject.O=Acme*") + "</manyToOneMappings></iisClientCertificateMappingAuthentication></authentication>"
+	location := func(path, body string) string {
+		return "\n<location path=\"" + path + "\">" + body + "</location>"
+	}
+	at := func(body string) string { return strings.Replace(security, "%s", body, 1) }
+	config := func(mappings string, parts ...string) string {
+		outside, inside := "", ""
+		if mappings == "" {
+			outside = at(section)
+		} else {
+			inside = location(mappings, at(section))
+		}
+		return "<configuration>" + outside + inside + strings.Join(parts, "") + "</configuration>"
+	}
+	off := at(`<authentication><iisClientCertificateMappingAuthentication enabled="false"/></authentication>`)
+	silent := at(`<authentication><iisClientCertificateMappingAuthentication/></authentication>`)
+	for name, body := range map[string]struct{ text, what string }{
+		"addresses":     {at(`<ipSecurity allowUnlisted="false"/>`), "ipSecurity"},
+		"the busy":      {at(`<dynamicIpSecurity><denyByRequestRate enabled="true"/></dynamicIpSecurity>`), "dynamicIpSecurity"},
+		"authorization": {at(`<authorization><clear/></authorization>`), "authorization"},
+		"ASP.NET":       {`<system.web><authorization><deny users="*"/></authorization></system.web>`, "system.web authorization"},
+	} {
+		for _, test := range []struct {
+			name, config, location, want string
+			lost                         bool
+		}{
+			{"in the place itself, which has nothing else", config("", location("Site", body.text)), "Site", "f:2: " + body.what + ": ", true},
+			{"above it", config("Site", body.text), "", "f:2: " + body.what + ": ", true},
+			{"below it", config("", location("Site", body.text)), "", "f:2: " + body.what + ` in "Site": `, true},
+			{"further below it", config("Site", location("SITE/a/b", body.text)), "", "f:3: " + body.what + ` in "SITE/a/b": `, true},
+			{"beside it", config("Site", location("Site2", body.text)), "", "", false},
+		} {
+			t.Run(name+" "+test.name, func(t *testing.T) {
+				r := importText(t, test.config, iis.Options{Location: test.location})
+				require.Contains(t, texts(r), test.want)
+				require.Equal(t, test.lost, r.Lost(), texts(r))
+			})
+		}
+	}
+	for _, test := range []struct {
+		name, config, want string
+		lost               bool
+	}{
+		{"the section is off below", config("", location("Site", off)), `f:2: section iisClientCertificateMappingAuthentication: it decides otherwise in "Site", which is below`, true},
+		{"the section is off further below", config("Site", location("Site/api", off)), `f:3: section iisClientCertificateMappingAuthentication: it decides otherwise in "Site/api"`, true},
+		{"the section has mappings below", strings.Replace(config("Site", location("Site/api", off)), `enabled="false"/>`, `><oneToOneMappings><clear/></oneToOneMappings></iisClientCertificateMappingAuthentication>`, 1), "", true},
+		{"the section says nothing below", config("Site", location("Site/api", silent)), `f:3: note: section iisClientCertificateMappingAuthentication: it is that of another place, "Site/api"`, false},
+		{"the section is off beside", config("Site", location("Site2", off)), `f:3: note: section iisClientCertificateMappingAuthentication: it is that of another place, "Site2"`, false},
+		{"the section is off above", config("Site", off), "", false},
+		{"Active Directory below", config("Site", location("Site/api", at(`<authentication><clientCertificateMappingAuthentication enabled="true"/></authentication>`))), `f:3: clientCertificateMappingAuthentication in "Site/api": the mappings of Active Directory`, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			o := iis.Options{}
+			if strings.Contains(test.config, "<oneToOneMappings><clear/>") {
+				o.Location = "Site" // the other place has mappings, too
+			}
+			r := importText(t, test.config, o)
+			require.Contains(t, texts(r), test.want)
+			require.Equal(t, test.lost, r.Lost(), texts(r))
 		})
 	}
 }

@@ -20,8 +20,8 @@ func (r *Result) Policy(file string) ([]byte, error) {
 	b.WriteString(`##
 ## Authorities: any CA can write any name, so each rule that admits says whose
 ## certificates it means. IIS takes every CA of the machine's store.
-## Origin none: IIS does not ask where a connection comes from. State an origin for each
-## partner whose addresses are known.
+## Origin none: the mappings of IIS do not ask where a connection comes from. State an
+## origin for each partner whose addresses are known; those of ipSecurity are not taken.
 ## Deny: such rules are looked at first, hold for every authority, and take letters of
 ## any case for the same.
 `)

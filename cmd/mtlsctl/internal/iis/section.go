@@ -13,8 +13,9 @@ type settings struct {
 }
 
 type setting struct {
-	line int // zero: not set in the file
-	on   bool
+	line    int // zero: not set in the file
+	on      bool
+	unclear bool // neither true nor false, and taken for false
 }
 
 // entry is a child of a collection: a mapping, or something else that might have
@@ -22,6 +23,7 @@ type setting struct {
 type entry struct {
 	*element
 	foreign bool
+	gone    bool // taken away
 }
 
 // Attributes that protect an element from files further down. They say nothing
@@ -80,9 +82,7 @@ func (m *importer) scope(s *scope) {
 			m.lost(s.element.line, what, "inheritInChildApplications is false, and its mappings were taken for inherited by "+quote(m.result.Location), "remove those rules if that is an application of its own")
 		}
 	}
-	for _, e := range s.security {
-		m.surroundings(e)
-	}
+	m.surroundings(s)
 	for _, e := range s.sections {
 		m.section(e)
 	}
@@ -99,8 +99,8 @@ func (m *importer) section(e *element) {
 		{"oneToOneCertificateMappingsEnabled", &m.settings.oneToOne},
 		{"manyToOneCertificateMappingsEnabled", &m.settings.many},
 	} {
-		if _, set := e.attr(f.name); set {
-			*f.s = setting{e.line, m.flag(what, e, f.name, false, false)}
+		if value, set := e.attr(f.name); set {
+			*f.s = setting{e.line, m.flag(what, e, f.name, false, false), !oneOf(value, "true", "false")}
 		}
 	}
 	for _, name := range []string{"defaultLogonDomain", "logonMethod"} {
@@ -109,65 +109,83 @@ func (m *importer) section(e *element) {
 		}
 	}
 	if strange {
-		m.many = append(m.many, entry{e, true})
+		m.many.foreign(e)
 	}
 	for _, c := range e.children {
 		switch {
 		case is(c.name, "oneToOneMappings"):
 			if m.attributes(c.name, c) {
-				m.oneToOne = append(m.oneToOne, entry{c, true})
+				m.oneToOne.foreign(c)
 			}
-			m.oneToOne = m.collect(m.oneToOne, c, "certificate")
+			m.collect(&m.oneToOne, c, "certificate")
 		case is(c.name, "manyToOneMappings"):
 			if m.attributes(c.name, c) {
-				m.many = append(m.many, entry{c, true})
+				m.many.foreign(c)
 			}
-			m.many = m.collect(m.many, c, "name")
+			m.collect(&m.many, c, "name")
 		default:
 			m.lost(c.line, what, "unknown element "+quote(c.name), "see what it is for")
-			m.many = append(m.many, entry{c, true})
+			m.many.foreign(c)
 		}
 	}
 }
 
+// collection is what the places read so far say of a kind of mappings.
+type collection struct {
+	list []entry
+	at   map[string][]int // where in the list the mappings of a key are
+}
+
+func (l *collection) foreign(e *element) {
+	l.list = append(l.list, entry{element: e, foreign: true})
+}
+
+// left are the entries that nothing has taken away.
+func (l *collection) left() []entry {
+	return slices.DeleteFunc(slices.Clone(l.list), func(e entry) bool { return e.gone })
+}
+
 // collect applies the children of a collection to what was there before.
-func (m *importer) collect(list []entry, collection *element, key string) []entry {
-	gone := func(e entry, how string, by *element) {
-		if !e.foreign {
+func (m *importer) collect(l *collection, from *element, key string) {
+	gone := func(i int, how string, by *element) {
+		if e := &l.list[i]; !e.foreign && !e.gone {
 			m.remark(e.line, describe(e.element, key), "taken away by "+how+" in line "+itoa(by.line), "")
+			e.gone = true
 		}
 	}
-	for _, c := range collection.children {
+	if l.at == nil {
+		l.at = map[string][]int{}
+	}
+	for _, c := range from.children {
 		switch {
 		case is(c.name, "add"):
-			list = append(list, entry{c, false})
+			if value, ok := c.attr(key); ok {
+				value = normal(key, value)
+				l.at[value] = append(l.at[value], len(l.list))
+			}
+			l.list = append(l.list, entry{element: c})
 		case is(c.name, "clear"):
 			m.attributes("clear", c)
-			for _, e := range list {
-				gone(e, "clear", c)
+			for i := range l.list {
+				gone(i, "clear", c)
 			}
-			list = nil
+			*l = collection{at: map[string][]int{}}
 		case is(c.name, "remove"):
 			m.attributes("remove", c, key)
 			value, _ := c.attr(key)
-			kept := list[:0]
-			for _, e := range list {
-				if other, ok := e.attr(key); !e.foreign && ok && sameKey(key, other, value) {
-					gone(e, "remove", c)
-				} else {
-					kept = append(kept, e)
-				}
+			value = normal(key, value)
+			if len(l.at[value]) == 0 {
+				m.lost(c.line, "remove in "+from.name, "nothing in this file has its "+key, "if another file has it, import that as well")
 			}
-			if len(kept) == len(list) {
-				m.lost(c.line, "remove in "+collection.name, "nothing in this file has its "+key, "if another file has it, import that as well")
+			for _, i := range l.at[value] {
+				gone(i, "remove", c)
 			}
-			list = kept
+			delete(l.at, value)
 		default:
-			m.lost(c.line, collection.name, "unknown element "+quote(c.name), "see what it is for")
-			list = append(list, entry{c, true})
+			m.lost(c.line, from.name, "unknown element "+quote(c.name), "see what it is for")
+			l.foreign(c)
 		}
 	}
-	return list
 }
 
 // describe names a mapping.
@@ -183,57 +201,10 @@ func describe(e *element, key string) string {
 	return "one-to-one mapping to " + quote(user)
 }
 
-// sameKey compares certificates without blanks and names as they are.
-func sameKey(key, a, b string) bool {
+// normal makes keys comparable: certificates without blanks, names as they are.
+func normal(key, value string) string {
 	if key == "certificate" {
-		return unwrap(a) == unwrap(b)
+		return unwrap(value)
 	}
-	return a == b
-}
-
-// surroundings collects what else decides in IIS about the clients of a place: the
-// last word on each counts.
-func (m *importer) surroundings(security *element) {
-	for _, auth := range security.find("authentication") {
-		for _, c := range auth.children {
-			if !is(c.name, sectionName) {
-				m.others = append(slices.DeleteFunc(m.others, func(e *element) bool { return is(e.name, c.name) }), c)
-			}
-		}
-	}
-	for _, c := range security.find("access") {
-		m.access = c
-	}
-	for _, c := range security.find("authorization") {
-		if slices.ContainsFunc(c.children, restricts) {
-			m.lost(c.line, "authorization", "rules about URLs and accounts are not carried over", "give the rules roles, and the routes Guard.Require")
-		}
-	}
-}
-
-// restricts reports whether a child of authorization does more than allow everybody,
-// which is what IIS comes with.
-func restricts(e *element) bool {
-	access, _ := e.attr("accessType")
-	users, _ := e.attr("users")
-	return !(is(e.name, "clear") || is(e.name, "add") && is(access, "Allow") && users == "*")
-}
-
-// nameOthers names what surroundings has found.
-func (m *importer) nameOthers() {
-	for _, e := range m.others {
-		switch on, _ := e.attr("enabled"); {
-		case !is(on, "true"):
-		case is(e.name, "clientCertificateMappingAuthentication"):
-			m.lost(e.line, e.name, "the mappings of Active Directory are not in this file", "write an AccountMapper for Config.Accounts")
-		default:
-			m.remark(e.line, "authentication "+quote(e.name), "it is enabled: IIS may admit by it a client that no mapping matches, which is refused here", "")
-		}
-	}
-	if m.access == nil {
-		return
-	}
-	if flags, _ := m.access.attr("sslFlags"); !strings.Contains(strings.ToLower(flags), "sslrequirecert") {
-		m.remark(m.access.line, "access", "sslFlags "+quote(flags)+" do not require a certificate", "with Guard.Server every request needs one; Guard.OptionalServer and Require leave routes open")
-	}
+	return value
 }

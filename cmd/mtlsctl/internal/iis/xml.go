@@ -16,10 +16,12 @@ import (
 const MaxSize = 32 << 20
 
 // maxDepth bounds the nesting of elements, and maxAttributes the attributes of one;
-// a configuration of IIS has about 10 of each.
+// a configuration of IIS has about 10 of each. maxParts bounds elements and attributes
+// together: a mapping has 10 to 30.
 const (
 	maxDepth      = 64
 	maxAttributes = 64
+	maxParts      = 500_000
 )
 
 // netConfig is the namespace that old web.config files put on their root.
@@ -92,6 +94,7 @@ func readXML(data []byte) (*element, error) {
 	}
 	var root *element
 	var open []*element
+	parts := 0
 	for {
 		line, _ := d.InputPos()
 		token, err := d.Token()
@@ -104,6 +107,9 @@ func readXML(data []byte) (*element, error) {
 		}
 		switch t := token.(type) {
 		case xml.StartElement:
+			if parts += 1 + len(t.Attr); parts > maxParts {
+				return nil, fmt.Errorf("line %d: more than %d elements and attributes", line, maxParts)
+			}
 			e, err := newElement(t, line)
 			if err != nil {
 				return nil, fmt.Errorf("line %d: %w", line, err)
