@@ -209,7 +209,7 @@ func TestWhatCannotBeReadIsAnErrorWithoutItsText(t *testing.T) {
 
 // As many elements as may be take no time that grows with their square.
 func TestManyMappingsAreRead(t *testing.T) {
-	const n = 20_000
+	const n = 10_000
 	for name, test := range map[string]struct {
 		mappings string
 		rules    int
