@@ -131,7 +131,7 @@ func (o *explainOptions) config() (mtls.Config, error) {
 	if err != nil {
 		return cfg, err
 	}
-	cfg.Policy = file.Policy()
+	cfg.Policy, cfg.Accounts = file.Policy(), accountsOf(file.Rules())
 	if o.trustAD && len(o.resolvers) == 0 {
 		return cfg, errors.New("--trust-ad goes with --resolver")
 	}

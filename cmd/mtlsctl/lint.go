@@ -131,7 +131,7 @@ func lintOne(name string, roots *mtls.Roots, now func() time.Time) (lintFile, er
 		return f, nil
 	}
 	if roots != nil {
-		_, err := mtls.New(mtls.Config{Roots: roots, Policy: file.Policy(), Logger: quiet})
+		_, err := mtls.New(mtls.Config{Roots: roots, Policy: file.Policy(), Accounts: accountsOf(file.Rules()), Logger: quiet})
 		for _, e := range flat(file.Locate(err)) {
 			f.Errors = append(f.Errors, placed(e))
 		}
