@@ -139,17 +139,6 @@ func keysOf(chain []*x509.Certificate) []KeyHash {
 	return keys
 }
 
-// usable returns the chains whose authority may speak for the names.
-func usable(all []candidate) []int {
-	var list []int
-	for i, c := range all {
-		if c.usable {
-			list = append(list, i)
-		}
-	}
-	return list
-}
-
 // better reports whether a finding should be preferred: a revoked client
 // certificate decides whichever chain it is in; otherwise good before accepted
 // without evidence before unknown before revoked.

@@ -144,3 +144,31 @@ func TestRulesOfOneAccountKeepTheirRoles(t *testing.T) {
 		require.Equal(t, want, append([]string{id.Name()}, id.Roles()...))
 	}
 }
+
+// TestHandshakeAloneHonoursGroups: where no Handler follows, a rule that demands a
+// group, and came by Replace to a guard without a mapper, admits nobody.
+func TestHandshakeAloneHonoursGroups(t *testing.T) {
+	t.Parallel()
+	env := mtlstest.NewEnv(t)
+	cert := env.CA.Issue(pcNames("acme.example"))
+	cfg := env.Config(mtls.Rule{Name: "acme", Domains: []string{"acme.example"}})
+	cfg.Origin, cfg.Revocation = mtls.NoOrigin(), mtls.NoRevocation()
+	g := mtlstest.NewGuard(t, cfg)
+	require.NoError(t, g.VerifyConnection(peerOf(cert).TLS))
+	require.NoError(t, cfg.Policy.Replace(mtls.Rule{Name: "acme", Domains: []string{"acme.example"}, Groups: []string{"payments"}}))
+	require.Error(t, g.VerifyConnection(peerOf(cert).TLS))
+}
+
+// TestShadowPolicyDoesNotLookAtGroups, and says so.
+func TestShadowPolicyDoesNotLookAtGroups(t *testing.T) {
+	t.Parallel()
+	ca := mtlstest.NewCA(t, mtlstest.CAOptions{})
+	cfg := pcConfig(t, pcRoots(t, ca.Authority("one")), mtls.Rule{Name: "a", Domains: []string{"acme.example"}})
+	var err error
+	cfg.Shadow, err = mtls.NewPolicy(mtls.Rule{Name: "a", Domains: []string{"acme.example"}, Groups: []string{"payments"}})
+	require.NoError(t, err)
+	cfg.Accounts = mapperFunc(func(context.Context, *mtls.Identity) (mtls.Account, error) { return mtls.Account{Name: "x"}, nil })
+	d := pcDecide(t, mtlstest.NewGuard(t, cfg), ca.Issue(pcNames("acme.example")).Leaf())
+	require.True(t, d.Admitted)
+	require.Equal(t, mtls.OutcomeUnknown, d.Steps[len(d.Steps)-1].Outcome)
+}

@@ -96,7 +96,7 @@ func (g *Guard) examine(d *Decision, raw [][]byte, staple []byte) {
 		d.refuse(ReasonOriginUnknown, Step{Name: stepOrigin, Detail: needed + "it does not know the peer's address"})
 	case best.status != evidence.Good || best.soft: // nobody would learn that it is tolerated
 		d.refuse(ReasonRevocationUnknown, Step{Name: stepRevocation, Detail: needed + best.detail})
-	case g.accounts != nil || g.verify != nil:
-		d.refuse(ReasonAccountUnknown, Step{Name: stepAccount, Detail: needed + "Accounts and Verify belong to a request"})
+	case g.accounts != nil || g.verify != nil || len(m.groups()) > 0:
+		d.refuse(ReasonAccountUnknown, Step{Name: stepAccount, Detail: needed + "Accounts, Verify and the Groups of a rule belong to a request"})
 	}
 }

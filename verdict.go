@@ -412,6 +412,9 @@ func (g *Guard) shadowStep(shadow *policyState, s *ruleset.Subject, now time.Tim
 	case m.rule.Deny:
 		return Step{Name: stepShadow, Outcome: OutcomeFail, Detail: "the shadow policy's rule " + quote(m.rule.Name) + " denies it"}
 	}
+	if len(m.groups()) > 0 {
+		return Step{Name: stepShadow, Outcome: OutcomeUnknown, Detail: "the shadow policy's rule " + quote(m.rule.Name) + " lists it and demands a group, which is not looked at"}
+	}
 	return Step{Name: stepShadow, Outcome: OutcomePass, Detail: "the shadow policy's rule " + quote(m.rule.Name) + " lists it"}
 }
 
