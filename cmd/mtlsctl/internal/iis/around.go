@@ -120,7 +120,7 @@ func everyone(rule *element) bool {
 const activeDirectory = "clientCertificateMappingAuthentication"
 
 func (m *importer) activeDirectory(e *element, in string) {
-	m.lost(e.line, e.name+in, "the mappings of Active Directory are not in this file", "write an AccountMapper for Config.Accounts")
+	m.lost(e.line, e.name+in, "the mappings of Active Directory are not in this file", "use directory.NewActiveDirectory as Config.Accounts")
 }
 
 // nameOthers names what surroundings has found.
