@@ -57,7 +57,8 @@ const (
 type ActiveDirectory struct {
 	Connection
 	// BaseDN is where accounts and groups are looked for. Empty: the whole domain of the
-	// server (defaultNamingContext).
+	// server (defaultNamingContext). Groups outside it are left out of GroupNames and
+	// GroupDNs; without it, a group of the account's domain that is not found is an error.
 	BaseDN string
 	// ConfigDN is the configuration of the forest, which has the NTAuth store. Empty: what
 	// the server says (configurationNamingContext).

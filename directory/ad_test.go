@@ -91,9 +91,11 @@ func TestAccountIsReadInFull(t *testing.T) {
 			delete(d.account, "msDS-User-Account-Control-Computed")
 			d.account["lockoutTime"] = []string{"0"}
 		}},
+		{name: "nobody can see whether it is locked", change: func(d *fakeAD) { delete(d.account, "msDS-User-Account-Control-Computed") }, unknown: "neither msDS-User-Account-Control-Computed nor lockoutTime"},
 		{name: "the password has expired", change: func(d *fakeAD) { d.account["msDS-User-Account-Control-Computed"] = []string{"8388608"} }},
 		{name: "no accountExpires", change: func(d *fakeAD) { delete(d.account, "accountExpires") }, unknown: "no accountExpires"},
 		{name: "accountExpires is no number", change: func(d *fakeAD) { d.account["accountExpires"] = []string{"99999999999999999999"} }, unknown: "is no number"},
+		{name: "accountExpires is negative", change: func(d *fakeAD) { d.account["accountExpires"] = []string{"-1"} }, unknown: "accountExpires of entry"},
 		{name: "expires never", change: func(d *fakeAD) { d.account["accountExpires"] = []string{"0"} }},
 		{name: "expired at once", change: func(d *fakeAD) { d.account["accountExpires"] = []string{"1"} }, disabled: true},
 		{name: "expired", change: func(d *fakeAD) { d.account["accountExpires"] = []string{"131000000000000000"} }, disabled: true},
@@ -102,8 +104,20 @@ func TestAccountIsReadInFull(t *testing.T) {
 		{name: "a token in pieces", change: func(d *fakeAD) { d.account["tokenGroups;range=0-1499"] = []string{binarySID(9)} }, unknown: "MaxGroups"},
 		{name: "a group that is no SID", change: func(d *fakeAD) { d.account["tokenGroups"] = []string{"x"} }, unknown: "a group of account"},
 		{name: "too many groups", change: func(d *fakeAD) { d.account["tokenGroups"] = many(1001) }, unknown: "in more than 1000 groups"},
-		{name: "many groups", change: func(d *fakeAD) { d.account["tokenGroups"] = many(1000) }},
-		{name: "no names of groups", change: func(d *fakeAD) { d.groups = nil }},
+		{name: "many groups of another domain", change: func(d *fakeAD) {
+			d.account["tokenGroups"] = many(1000)
+			for i, sid := range d.account["tokenGroups"] {
+				d.account["tokenGroups"][i] = sid[:12] + "\x09" + sid[13:]
+			}
+		}},
+		{name: "a group that is built in and not found", change: func(d *fakeAD) {
+			sid, _ := directory.SIDBytes("S-1-5-32-545")
+			d.account["tokenGroups"] = append(d.account["tokenGroups"], string(sid))
+		}},
+		{name: "no groups are found", change: func(d *fakeAD) { d.groups = nil }, unknown: "group " + textSID(513) + " of account"},
+		{name: "a group is not found", change: func(d *fakeAD) { d.groups = d.groups[:1] }, unknown: "group " + textSID(2000) + " of account"},
+		{name: "a group without a SID", change: func(d *fakeAD) { delete(d.groups[1].values, "objectSid") }, unknown: "group " + textSID(2000) + " of account"},
+		{name: "a group without a name", change: func(d *fakeAD) { delete(d.groups[1].values, "sAMAccountName") }, unknown: "no sAMAccountName"},
 		{name: "more groups than asked for", change: func(d *fakeAD) { d.groups = append(d.groups, d.groups...) }, unknown: "more entries than asked for"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -134,7 +148,11 @@ func TestGroupsOfOthersAreNotTaken(t *testing.T) {
 	t.Parallel()
 	d := newFakeAD(t)
 	d.groups[0] = entry{"CN=Domain Admins," + fakeBase, map[string][]string{"objectSid": {binarySID(512)}, "sAMAccountName": {"Domain Admins"}}}
-	a, err := mapped(t, newAD(t, d.config()), d.alice(t))
+	_, err := mapped(t, newAD(t, d.config()), d.alice(t))
+	requireUnknown(t, err, "group "+textSID(513)+" of account")
+	cfg := d.config()
+	cfg.BaseDN = fakeBase // there may be groups elsewhere
+	a, err := mapped(t, newAD(t, cfg), d.alice(t))
 	require.NoError(t, err)
 	require.Equal(t, []string{"staff"}, a.Groups, "a group that was not asked for")
 }
@@ -207,6 +225,15 @@ func TestActiveDirectoryReportsEveryProblemAtOnce(t *testing.T) {
 	require.ErrorContains(t, err, "ActiveDirectory.URLs: no server")
 	_, err = directory.NewActiveDirectory(directory.ActiveDirectory{Connection: directory.Connection{URLs: []string{"ldap://h"}, User: "u", Password: given("p")}})
 	require.ErrorContains(t, err, "ActiveDirectory.RootCAs")
+	for lifetime, ok := range map[time.Duration]bool{1: false, time.Second - 1: false, time.Second: true, 0: true} {
+		cfg := directory.ActiveDirectory{Connection: directory.Connection{URLs: []string{"ldap://h"}, InsecurePlaintext: true, User: "u", Password: given("p"), Lifetime: lifetime}}
+		_, err := directory.NewActiveDirectory(cfg)
+		if ok {
+			require.NoError(t, err)
+		} else {
+			require.ErrorContains(t, err, "mtls: ActiveDirectory.Lifetime: ")
+		}
+	}
 }
 
 func TestNumbersOfErrorsAreWords(t *testing.T) {

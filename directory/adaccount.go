@@ -70,7 +70,7 @@ func (k *adKind) account(ctx context.Context, cn *conn, base, dn, sid string) (m
 	if k.Groups == NoGroups {
 		return a, nil
 	}
-	a.Groups, err = k.groups(ctx, cn, base, e)
+	a.Groups, err = k.groups(ctx, cn, base, e, sid)
 	return a, err
 }
 
@@ -99,13 +99,19 @@ func (k *adKind) state(e *ldap.Entry, a *mtls.Account) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	lockout, _, err := number(attrLockout)
+	lockout, ok, err := number(attrLockout)
+	if err == nil && !known && !ok {
+		err = fmt.Errorf("entry %s has neither msDS-User-Account-Control-Computed nor lockoutTime that User may read", quote(e.DN))
+	}
 	if err != nil {
 		return "", err
 	}
 	expires, ok, err := number(attrExpires)
 	if err == nil && !ok {
 		err = fmt.Errorf("entry %s has no accountExpires that User may read", quote(e.DN))
+	}
+	if err == nil && expires < 0 {
+		err = fmt.Errorf("the accountExpires of entry %s is no time", quote(e.DN))
 	}
 	if err != nil {
 		return "", err
@@ -130,7 +136,7 @@ func (k *adKind) state(e *ldap.Entry, a *mtls.Account) (string, error) {
 // fileTime reads accountExpires: 100 ns since 1601, where 0 and the largest number
 // mean never ([MS-ADA1] 2.2).
 func fileTime(n int64) (time.Time, bool) {
-	if n <= 0 || n == 1<<63-1 {
+	if n == 0 || n == 1<<63-1 {
 		return time.Time{}, false
 	}
 	const seconds = 11644473600 // from 1601 to 1970
@@ -157,7 +163,7 @@ func chosen(e *ldap.Entry, attributes []string) (map[string][]string, error) {
 
 // groups returns all groups of the account: those of its token, which the server
 // computes.
-func (k *adKind) groups(ctx context.Context, cn *conn, base string, e *ldap.Entry) ([]string, error) {
+func (k *adKind) groups(ctx context.Context, cn *conn, base string, e *ldap.Entry, own string) ([]string, error) {
 	raw, whole := values(e, attrTokens)
 	switch {
 	case len(raw) > k.MaxGroups || !whole:
@@ -180,6 +186,13 @@ func (k *adKind) groups(ctx context.Context, cn *conn, base string, e *ldap.Entr
 	for _, sid := range sids {
 		asked[sid] = true
 	}
+	// Groups of the account's own domain are all found where the whole domain is looked at.
+	missing := map[string]bool{}
+	if k.BaseDN == "" {
+		for _, sid := range sids {
+			missing[sid] = domainOf(sid) == domainOf(own)
+		}
+	}
 	var list []string
 	for len(raw) > 0 {
 		n := min(len(raw), sidsAtOnce)
@@ -195,11 +208,12 @@ func (k *adKind) groups(ctx context.Context, cn *conn, base string, e *ldap.Entr
 			return nil, fmt.Errorf("the groups of account %s: %w", quote(e.DN), err)
 		}
 		for _, g := range groups {
-			own, _ := values(g, attrSID)
-			if len(own) != 1 {
+			raw, _ := values(g, attrSID)
+			if len(raw) != 1 {
 				continue
 			}
-			if sid, ok := sidText(own[0]); !ok || !asked[sid] {
+			sid, ok := sidText(raw[0])
+			if !ok || !asked[sid] {
 				continue
 			}
 			name := g.DN
@@ -208,10 +222,21 @@ func (k *adKind) groups(ctx context.Context, cn *conn, base string, e *ldap.Entr
 					return nil, err
 				}
 			}
-			if name != "" {
-				list = append(list, name)
+			if name == "" {
+				return nil, fmt.Errorf("group %s has no sAMAccountName that User may read", quote(g.DN))
 			}
+			missing[sid] = false
+			list = append(list, name)
+		}
+	}
+	for _, sid := range sids {
+		if missing[sid] {
+			return nil, fmt.Errorf("group %s of account %s is not found, or User may not see it", sid, quote(e.DN))
 		}
 	}
 	return list, nil
 }
+
+// domainOf returns a SID without its last part: that of the domain, for an account or
+// group that is not built in ([MS-DTYP] 2.4.2.4).
+func domainOf(sid string) string { return sid[:strings.LastIndexByte(sid, '-')] }

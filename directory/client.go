@@ -75,7 +75,7 @@ func (c *client) do(ctx context.Context, work func(context.Context, *conn) error
 	case c.slots <- struct{}{}:
 		defer func() { <-c.slots }()
 	case <-ctx.Done():
-		return fmt.Errorf("all %d connections are in use: %w", c.MaxConns, context.Cause(ctx))
+		return unansweredError{fmt.Errorf("all %d connections are in use: %w", c.MaxConns, context.Cause(ctx))}
 	}
 	servers := c.order()
 	if servers == nil {
@@ -87,7 +87,9 @@ func (c *client) do(ctx context.Context, work func(context.Context, *conn) error
 		if !unanswered(err) {
 			return err
 		}
-		c.failed(s, err)
+		if !errors.Is(err, errLong) { // which may be the account's fault
+			c.failed(s, err)
+		}
 		if text != "" {
 			text += "; "
 		}
@@ -96,7 +98,7 @@ func (c *client) do(ctx context.Context, work func(context.Context, *conn) error
 			break
 		}
 	}
-	return errors.New(text)
+	return unansweredError{errors.New(text)}
 }
 
 // on does the work with one server.

@@ -42,12 +42,13 @@ type Connection struct {
 	// MaxConns bounds the connections that are open at once, to all servers. Zero: 4.
 	MaxConns int
 	// Lifetime is how long an account counts before the directory is asked again. Zero:
-	// 1 minute. At most 5 minutes, which no verdict of a guard exceeds. A refusal counts for
+	// 1 minute. At least 1 s, and at most 5 minutes, which no verdict of a guard exceeds. A refusal counts for
 	// a sixth of it.
 	Lifetime time.Duration
 	// Stale is for how long after its Lifetime an account still counts while the
 	// directory does not answer. Each use is logged. It never outlives the account's
-	// own end, nor an answer that says no. Zero: not at all. At most 24 hours.
+	// own end, nor an answer that says no, is incomplete, or refuses the service's
+	// password; nor is it for a client that goes away. Zero: not at all. At most 24 hours.
 	Stale time.Duration
 	// CacheSize is how many answers are kept. Zero: 4096.
 	CacheSize int
@@ -94,6 +95,9 @@ func (c *Connection) fill(failed *problems, of string) []*server {
 	bounded(failed, of+".Timeout", &c.Timeout, time.Second, time.Minute)
 	bounded(failed, of+".MaxConns", &c.MaxConns, 4, 1000)
 	bounded(failed, of+".Lifetime", &c.Lifetime, time.Minute, 5*time.Minute)
+	if c.Lifetime > 0 && c.Lifetime < time.Second {
+		failed.add(of+".Lifetime", c.Lifetime.String(), "less than 1s: an account would lapse before it is used")
+	}
 	bounded(failed, of+".Stale", &c.Stale, 0, 24*time.Hour)
 	bounded(failed, of+".CacheSize", &c.CacheSize, 4096, 1<<20)
 	if (c.User == "") != (c.Password == nil) {

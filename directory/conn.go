@@ -17,6 +17,10 @@ import (
 // errSlow is the cause of an operation that took longer than Connection.Timeout.
 var errSlow = errors.New("no answer in time")
 
+// errLong is the cause of a lookup whose operations took too long together, whether or
+// not each was answered in time.
+var errLong = errors.New("the account takes too many questions, or too long ones")
+
 // conn is a connection to a server, in use by one goroutine at a time.
 type conn struct {
 	client *client

@@ -3,7 +3,6 @@ package directory
 import (
 	"crypto/x509"
 	"io"
-	"sync/atomic"
 )
 
 // What the tests of the parsers look at.
@@ -15,9 +14,9 @@ var (
 
 // ReadMessage is readMessage with a budget.
 func ReadMessage(r io.Reader, most int64) ([]byte, error) {
-	var budget atomic.Int64
-	budget.Store(most)
-	return readMessage(r, &budget)
+	var left budget
+	left.set(most, maxElements)
+	return readMessage(r, &left)
 }
 
 // FillTemplate fills a template with one value.
@@ -37,3 +36,17 @@ func FilterOf(c, issuer *x509.Certificate) (filter string, values []string, err 
 	}
 	return a.filter(), values, nil
 }
+
+// flushHook calls a function before what the kind keeps is forgotten.
+type flushHook struct {
+	*adKind
+	before func()
+}
+
+func (k flushHook) flush() { k.before(); k.adKind.flush() }
+
+// HookFlush has a function called within Flush, of a domain's Mapper.
+func HookFlush(m *Mapper, before func()) { m.kind = flushHook{m.kind.(*adKind), before} }
+
+// CacheKeys returns the keys of the answers that are kept.
+func CacheKeys(m *Mapper) []string { return m.cache.Keys() }

@@ -13,9 +13,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	ber "github.com/go-asn1-ber/asn1-ber"
+	"github.com/go-ldap/ldap/v3"
 	"github.com/stretchr/testify/require"
 
 	"github.com/mtlsguard/mtls"
@@ -131,6 +133,37 @@ func TestLargeAnswers(t *testing.T) {
 			require.Equal(t, 1, conns)
 		}
 	}
+}
+
+// TestManyElements: the most groups are read, and what is many elements in few bytes
+// is not parsed.
+func TestManyElements(t *testing.T) {
+	t.Parallel()
+	var groups []entry
+	for i := range 10000 {
+		n := "g" + strconv.Itoa(i)
+		groups = append(groups, entry{"cn=" + n + ",dc=x", map[string][]string{"cn": {n}}})
+	}
+	f := newFake(t, func(q question) reply {
+		switch {
+		case strings.Contains(q.filter, "member"):
+			return reply{entries: groups}
+		case strings.Contains(q.filter, "many"):
+			return reply{entries: []entry{{"uid=a,dc=x", map[string][]string{"uid": {"a"}, "x": make([]string, 131072)}}}}
+		}
+		return reply{entries: []entry{{"uid=a,dc=x", map[string][]string{"uid": {"a"}}}}}
+	})
+	m := newLDAP(t, directory.LDAP{Connection: f.connection(), BaseDN: "dc=x", Filter: "(mail={email})", GroupFilter: "(member={dn})", MaxGroups: 10000})
+	for range 2 { // the budget is of one answer
+		a, err := m.MapAccount(t.Context(), identity(t, nil, func(i *mtlstest.Identity) { i.Email = "a@x" }))
+		require.NoError(t, err)
+		require.Len(t, a.Groups, 10000)
+		m.Flush()
+	}
+	conns, _, _ := f.counts()
+	require.Equal(t, 1, conns)
+	_, err := m.MapAccount(t.Context(), identity(t, nil, func(i *mtlstest.Identity) { i.Email = "many@x" }))
+	requireUnknown(t, err, "131072 elements")
 }
 
 // TestStartTLS: without TLS nothing is sent, whoever is on the way.
@@ -579,12 +612,81 @@ func TestStale(t *testing.T) {
 		open := gate(d)
 		defer open()
 		clock.Advance(time.Minute)
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
+		ctx, cancel := context.WithDeadlineCause(t.Context(), time.Unix(0, 0), errors.New("the guard has waited"))
+		defer cancel()
 		a, err := m.MapAccount(ctx, identity(t, cert))
 		require.NoError(t, err)
 		require.Equal(t, "alice", a.Name)
 	})
+	t.Run("while no connection is free", func(t *testing.T) {
+		d := newFakeAD(t)
+		clock := mtlstest.NewClock(time.Time{})
+		cfg := d.config()
+		cfg.Now, cfg.Stale, cfg.MaxConns, cfg.Timeout = clock.Now, time.Hour, 1, 500*time.Millisecond
+		dialing, hang := make(chan struct{}, 1), make(chan struct{})
+		var hangs atomic.Bool
+		cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if hangs.Load() {
+				dialing <- struct{}{}
+				<-hang
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		}
+		m := newAD(t, cfg)
+		cert := d.alice(t)
+		_, err := mapped(t, m, cert)
+		require.NoError(t, err)
+		hangs.Store(true)
+		clock.Advance(10 * time.Minute)
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer close(hang)
+		other := identity(t, d.alice(t))
+		wg.Go(func() { _, _ = m.MapAccount(t.Context(), other) })
+		<-dialing
+		a, err := mapped(t, m, cert)
+		require.NoError(t, err)
+		require.Equal(t, "alice", a.Name)
+	})
+	t.Run("not for a client that goes away", func(t *testing.T) {
+		d, clock, m := start(t)
+		cert := d.alice(t)
+		_, err := mapped(t, m, cert)
+		require.NoError(t, err)
+		open := gate(d)
+		defer open()
+		clock.Advance(time.Minute)
+		for _, cause := range []error{nil, errors.New("the client has hung up")} {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			cancel(cause)
+			_, err = m.MapAccount(ctx, identity(t, cert))
+			requireUnknown(t, err, "no answer while the client waited")
+		}
+	})
+	for name, change := range map[string]func(*fakeAD){
+		"its state may not be read":      func(d *fakeAD) { delete(d.account, "userAccountControl") },
+		"another account under the name": func(d *fakeAD) { d.account["objectSid"] = []string{binarySID(1001)} },
+		"deleted meanwhile":              func(d *fakeAD) { d.code[fakeAlice] = ldap.LDAPResultNoSuchObject },
+		"too many groups": func(d *fakeAD) {
+			for i := range 1001 {
+				d.account["tokenGroups"] = append(d.account["tokenGroups"], binarySID(uint32(5000+i)))
+			}
+		},
+		"its groups may not be read": func(d *fakeAD) { delete(d.account, "tokenGroups") },
+		"BaseDN is gone":             func(d *fakeAD) { d.code[fakeBase] = ldap.LDAPResultNoSuchObject },
+	} {
+		t.Run("not while the directory answers: "+name, func(t *testing.T) {
+			d, clock, m := start(t)
+			cert := d.alice(t)
+			_, err := mapped(t, m, cert)
+			require.NoError(t, err)
+			change(d)
+			clock.Advance(time.Minute)
+			_, err = mapped(t, m, cert)
+			requireUnknown(t, err)
+			require.Zero(t, m.Stats().Stale)
+		})
+	}
 }
 
 // TestFlushDuringAQuestion: what was asked before is not kept.
@@ -626,6 +728,29 @@ func TestFlushDuringAQuestion(t *testing.T) {
 	open()
 	require.NoError(t, <-done)
 	require.Zero(t, m.Stats().Cached)
+}
+
+// TestQuestionsWithinFlush: who asks while Flush is under way leaves no answer behind
+// that rests on an NTAuth store of before.
+func TestQuestionsWithinFlush(t *testing.T) {
+	t.Parallel()
+	d := newFakeAD(t)
+	m := newAD(t, d.config())
+	cert := d.alice(t)
+	id := identity(t, cert)
+	_, err := m.MapAccount(t.Context(), id)
+	require.NoError(t, err)
+	d.store[0].values = nil
+	done := make(chan error, 1)
+	directory.HookFlush(m, func() {
+		before := d.searches(fakeBase)
+		go func() { _, err := m.MapAccount(t.Context(), id); done <- err }()
+		eventually(t, func() bool { return len(done) > 0 || d.searches(fakeBase) == before+2 })
+	})
+	m.Flush()
+	<-done
+	_, err = mapped(t, m, cert)
+	requireRefused(t, err, "NTAuth")
 }
 
 // TestCallbacksThatPanic refuse, and the program lives.
@@ -928,6 +1053,71 @@ func TestServersRest(t *testing.T) {
 	require.True(t, asked())
 	clock.Advance(5 * time.Second)
 	require.True(t, asked(), "it begins anew")
+}
+
+// TestLongLookupsAreNotTheServersFault: an account of which too much must be asked,
+// each of it answered in time, does not make the server rest.
+func TestLongLookupsAreNotTheServersFault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		f := &fake{answer: func(q question) reply {
+			if !strings.Contains(q.filter, "member") {
+				return reply{entries: []entry{{"uid=a,dc=x", map[string][]string{"uid": {"a"}}}}}
+			}
+			r := reply{hold: func(context.Context) { <-time.After(100 * time.Millisecond) }}
+			for range 10 {
+				n++
+				r.entries = append(r.entries, entry{"cn=g" + strconv.Itoa(n) + ",dc=x", map[string][]string{"cn": {"g"}}})
+			}
+			return r
+		}}
+		log := &testdir.Log{}
+		c := directory.Connection{URLs: []string{"ldap://h"}, InsecurePlaintext: true, Timeout: time.Second, Logger: log.Logger(), Now: time.Now}
+		c.Dial = func(context.Context, string, string) (net.Conn, error) {
+			a, b := net.Pipe()
+			go f.serve(t.Context(), b)
+			return a, nil
+		}
+		m, err := directory.NewLDAP(directory.LDAP{Connection: c, BaseDN: "dc=x", Filter: "(mail={email})", GroupFilter: "(member={dn})", GroupDepth: 16})
+		require.NoError(t, err)
+		defer m.Close()
+		_, err = m.MapAccount(t.Context(), identity(t, nil, func(i *mtlstest.Identity) { i.Email = "a@x" }))
+		requireUnknown(t, err, "the account takes too many questions")
+		require.NotContains(t, log.String(), "directory server does not answer")
+	})
+}
+
+// TestServersThatHangRest: with the longest Timeout as well.
+func TestServersThatHangRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &testdir.Log{}
+		c := directory.Connection{URLs: []string{"ldap://h"}, InsecurePlaintext: true, Timeout: time.Minute, Logger: log.Logger(), Now: time.Now}
+		c.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		m, err := directory.NewLDAP(directory.LDAP{Connection: c, BaseDN: "dc=x", Filter: "(mail={email})"})
+		require.NoError(t, err)
+		defer m.Close()
+		_, err = m.MapAccount(t.Context(), identity(t, nil, func(i *mtlstest.Identity) { i.Email = "a@x" }))
+		requireUnknown(t, err, "no answer in time")
+		require.Contains(t, log.String(), "directory server does not answer")
+	})
+}
+
+// TestAnswersAreKeptUnderShortKeys: a long name in a certificate takes no more memory.
+func TestAnswersAreKeptUnderShortKeys(t *testing.T) {
+	t.Parallel()
+	f := newFake(t, func(question) reply { return reply{} })
+	m := newLDAP(t, directory.LDAP{Connection: f.connection(), BaseDN: "dc=x", Filter: "(mail={email})"})
+	for _, email := range []string{"a", "b"} {
+		_, err := m.MapAccount(t.Context(), identity(t, nil, func(i *mtlstest.Identity) { i.Email = strings.Repeat(email, 1000) + "@x" }))
+		requireRefused(t, err)
+	}
+	require.Len(t, directory.CacheKeys(m), 2)
+	for _, key := range directory.CacheKeys(m) {
+		require.Len(t, key, 32)
+	}
 }
 
 // TestPlaintextIsOfLDAP: InsecurePlaintext takes nothing away from ldaps://.

@@ -12,6 +12,9 @@ import (
 const (
 	// maxAnswer is how many bytes one operation may bring.
 	maxAnswer = 4 << 20
+	// maxElements is how many elements they may have, each of which takes far more
+	// memory than bytes. The most groups that can be asked for at once have fewer.
+	maxElements = 128 << 10
 	// maxNesting is how deep the elements of a message may stand in each other: LDAP
 	// has 6 levels (RFC 4511 appendix B).
 	maxNesting = 16
@@ -19,6 +22,7 @@ const (
 
 var (
 	errTooMuch = errors.New("the answer is larger than 4 MiB")
+	errTooMany = errors.New("the answer has more than 131072 elements")
 	errNoLDAP  = errors.New("the server does not speak LDAP")
 )
 
@@ -27,7 +31,7 @@ var (
 // parser behind it takes lengths as they come.
 type framed struct {
 	net.Conn
-	budget atomic.Int64
+	budget budget
 	rest   []byte // of the present message
 	failed error
 }
@@ -39,7 +43,15 @@ func newFramed(c net.Conn) *framed {
 }
 
 // renew is called before each operation.
-func (f *framed) renew() { f.budget.Store(maxAnswer) }
+func (f *framed) renew() { f.budget.set(maxAnswer, maxElements) }
+
+// budget is what one operation may still bring.
+type budget struct{ bytes, elements atomic.Int64 }
+
+func (b *budget) set(bytes, elements int64) {
+	b.bytes.Store(bytes)
+	b.elements.Store(elements)
+}
 
 // Read is called by one goroutine.
 func (f *framed) Read(p []byte) (int, error) {
@@ -55,7 +67,7 @@ func (f *framed) Read(p []byte) (int, error) {
 }
 
 // readMessage reads one message and not a byte more.
-func readMessage(r io.Reader, budget *atomic.Int64) ([]byte, error) {
+func readMessage(r io.Reader, left *budget) ([]byte, error) {
 	var head [6]byte
 	if _, err := io.ReadFull(r, head[:2]); err != nil {
 		return nil, err
@@ -71,7 +83,7 @@ func readMessage(r io.Reader, budget *atomic.Int64) ([]byte, error) {
 	if !ok || head[0] != 0x30 {
 		return nil, errNoLDAP
 	}
-	if budget.Add(-int64(n)-length) < 0 {
+	if left.bytes.Add(-int64(n)-length) < 0 {
 		return nil, errTooMuch
 	}
 	var b bytes.Buffer // grows with what comes, not with what is announced
@@ -79,8 +91,8 @@ func readMessage(r io.Reader, budget *atomic.Int64) ([]byte, error) {
 	if _, err := io.CopyN(&b, r, length); err != nil {
 		return nil, fmt.Errorf("the connection ended within a message: %w", err)
 	}
-	if !sound(b.Bytes()[n:], 1) {
-		return nil, errNoLDAP
+	if err := sound(b.Bytes()[n:], 1, left); err != nil {
+		return nil, err
 	}
 	return b.Bytes(), nil
 }
@@ -106,17 +118,26 @@ func header(b []byte) (tag byte, content []byte, length int64, ok bool) {
 	return tag, b, length, true
 }
 
-// sound reports whether b is a sequence of elements that do not reach beyond it.
-func sound(b []byte, depth int) bool {
+// sound checks that b is a sequence of elements that do not reach beyond it, and that
+// they are not too many.
+func sound(b []byte, depth int, left *budget) error {
 	for len(b) > 0 {
+		if left.elements.Add(-1) < 0 {
+			return errTooMany
+		}
 		tag, content, length, ok := header(b)
 		if !ok || length > int64(len(content)) {
-			return false
+			return errNoLDAP
 		}
-		if tag&0x20 != 0 && (depth >= maxNesting || !sound(content[:length], depth+1)) {
-			return false
+		if tag&0x20 != 0 {
+			if depth >= maxNesting {
+				return errNoLDAP
+			}
+			if err := sound(content[:length], depth+1, left); err != nil {
+				return err
+			}
 		}
 		b = content[length:]
 	}
-	return true
+	return nil
 }

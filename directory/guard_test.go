@@ -52,7 +52,7 @@ func TestAnswersOfAGuard(t *testing.T) {
 		{"two accounts", func(d *fakeAD) { d.hits = append(d.hits, d.hits[0]) }, 403, mtls.ReasonAccountUnmapped},
 		{"not in NTAuth", func(d *fakeAD) { d.store = nil }, 403, mtls.ReasonAccountUnmapped},
 		{"disabled", func(d *fakeAD) { d.account["userAccountControl"] = []string{"514"} }, 403, mtls.ReasonAccountDisabled},
-		{"not in the group", func(d *fakeAD) { d.groups = nil }, 403, mtls.ReasonGroupMissing},
+		{"not in the group", func(d *fakeAD) { d.account["tokenGroups"], d.groups = d.account["tokenGroups"][:1], d.groups[:1] }, 403, mtls.ReasonGroupMissing},
 		{"the directory is busy", func(d *fakeAD) { d.code[fakeBase] = 51 }, 503, mtls.ReasonAccountUnknown},
 		{"the password is refused", func(d *fakeAD) { d.bind = 49 }, 503, mtls.ReasonAccountUnknown},
 	} {

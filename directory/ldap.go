@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/go-ldap/ldap/v3"
 
@@ -22,9 +23,12 @@ import (
 //	{fingerprint}                 SHA-256 of the certificate, 64 small hexadecimal digits
 //	{account} {rule}              the rule's Account (else its Name), and its Name
 //
-// A client that lacks a field, has two of it, or whose value is not plain ASCII is
-// refused: directories compare other characters loosely. Any CA can write any
-// name: the rule says, in Authorities, whose certificates it means.
+// A client that lacks a field, whose subject has two attributes for {cn} or {uid}, or
+// whose value is not plain ASCII is refused: directories compare other characters
+// loosely. In attributes that are no strings, such as telephoneNumber or
+// distinguished names, plain ASCII as well: do not compare those with a client's
+// names. A value has one field, and is not a distinguished name around it. Any CA can
+// write any name: the rule says, in Authorities, whose certificates it means.
 //
 // The account's ID is the entry's distinguished name.
 type LDAP struct {
@@ -42,7 +46,9 @@ type LDAP struct {
 	//
 	//	(&(!(pwdAccountLockedTime=*))(|(!(krbPrincipalExpiration=*))(krbPrincipalExpiration>={now})))
 	//
-	// Empty: every entry that Filter finds.
+	// Not with Stale, as the Mapper does not learn when the account ends: it counts for
+	// what is left of Lifetime, which is at most 5 minutes longer. Empty: every entry that
+	// Filter finds.
 	Enabled string
 	// GroupBaseDN is where groups are looked for. Empty: BaseDN.
 	GroupBaseDN string
@@ -50,7 +56,8 @@ type LDAP struct {
 	// "(&(objectClass=posixGroup)(memberUid={name}))". {dn} is the entry's
 	// distinguished name, {name} the account's name. Empty: no groups.
 	GroupFilter string
-	// GroupName is the attribute that names a group in Account.Groups. Empty: cn. "dn": the
+	// GroupName is the attribute that names a group in Account.Groups. Empty: cn. A group
+	// without it is not known, nor then is the account. "dn" in any case: the
 	// distinguished name, which is unique where several groups may have one cn.
 	GroupName string
 	// GroupDepth is how deep groups in groups are followed by GroupFilter's {dn}: 0 finds
@@ -95,6 +102,9 @@ func NewLDAP(cfg LDAP) (*Mapper, error) {
 	}
 	if cfg.Enabled != "" {
 		k.enabled = checkTemplate(&failed, of+".Enabled", cfg.Enabled, "now")
+	}
+	if cfg.Stale > 0 && k.enabled.uses("now") {
+		failed.add(of+".Stale", cfg.Stale.String(), "not with {now} in Enabled: when the account ends is known to the directory alone, and an earlier answer would outlive it")
 	}
 	if cfg.GroupFilter != "" {
 		k.member = checkTemplate(&failed, of+".GroupFilter", cfg.GroupFilter, "dn", "name")
@@ -251,11 +261,14 @@ func (k *ldapKind) groups(ctx context.Context, cn *conn, dn, name string) ([]str
 					return nil, tooMany
 				}
 				next = append(next, g.DN)
-				if k.GroupName == "dn" {
+				if strings.EqualFold(k.GroupName, "dn") {
 					list = append(list, g.DN)
 					continue
 				}
 				names, err := texts(g, k.GroupName)
+				if err == nil && len(names) == 0 {
+					err = fmt.Errorf("group %s has no %s that User may read", quote(g.DN), k.GroupName)
+				}
 				if err != nil {
 					return nil, err
 				}

@@ -2,6 +2,7 @@ package directory
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -43,7 +44,7 @@ type Mapper struct {
 // kind is how accounts are found in one kind of directory.
 type kind interface {
 	// question says what is to be asked about a client. Two clients with the same key
-	// are the same account. The error is a refusedError.
+	// are the same account; the Mapper keeps its SHA-256. The error is a refusedError.
 	question(*mtls.Identity) (key string, ask asker, err error)
 }
 
@@ -83,10 +84,12 @@ func newMapper(k kind, c Connection, servers []*server) (*Mapper, error) {
 // certificate could not be used. Any other error means that the directory did not
 // answer, or that the service may not read what it must.
 func (m *Mapper) MapAccount(ctx context.Context, id *mtls.Identity) (mtls.Account, error) {
-	key, ask, err := m.kind.question(id)
+	question, ask, err := m.kind.question(id)
 	if err != nil {
 		return mtls.Account{}, err
 	}
+	sum := sha256.Sum256([]byte(question)) // a certificate may make a long one
+	key := string(sum[:])
 	known, ok := m.cache.Get(key)
 	if ok && known.counts(m.client.Now()) {
 		return known.given()
@@ -103,9 +106,14 @@ func (m *Mapper) MapAccount(ctx context.Context, id *mtls.Identity) (mtls.Accoun
 			if a.err == nil || errors.Is(a.err, mtls.ErrNoAccount) {
 				return a.given()
 			}
-			err = a.err
+			if err = a.err; !unanswered(err) { // it did answer, or was not asked
+				return mtls.Account{}, fmt.Errorf("mtls: directory: %w", err)
+			}
 		case <-ctx.Done():
 			err = fmt.Errorf("no answer while the client waited: %w", context.Cause(ctx))
+			if !errors.Is(ctx.Err(), context.DeadlineExceeded) { // a client that goes away says nothing of the directory
+				return mtls.Account{}, fmt.Errorf("mtls: directory: %w", err)
+			}
 		}
 	}
 	if a := m.standIn(key, known, err); a != nil {
@@ -147,8 +155,8 @@ func (m *Mapper) fly(key string, epoch uint64, ask asker) (a *answer) {
 	if known, ok := m.cache.Get(key); ok && m.epoch.Load() == epoch && known.counts(c.Now()) {
 		return known
 	}
-	patience := min(c.Timeout*time.Duration(2*len(c.servers)+2), time.Minute)
-	ctx, cancel := context.WithTimeoutCause(context.Background(), patience, errSlow)
+	patience := min(c.Timeout*time.Duration(2*len(c.servers)+2), time.Minute+c.Timeout) // a server that hangs is found out before
+	ctx, cancel := context.WithTimeoutCause(context.Background(), patience, errLong)
 	defer cancel()
 	m.lookups.Add(1)
 	a = &answer{asked: c.Now()}
@@ -216,11 +224,12 @@ func (m *Mapper) standIn(key string, known *answer, failure error) *answer {
 func (m *Mapper) Flush() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.epoch.Add(1)
-	m.cache.Purge()
+	// What a kind keeps goes first: it is no part of an answer of the new epoch.
 	if f, ok := m.kind.(interface{ flush() }); ok {
 		f.flush()
 	}
+	m.epoch.Add(1)
+	m.cache.Purge()
 }
 
 // Close closes the connections. Later questions that the cache cannot answer

@@ -119,6 +119,16 @@ func TestFraming(t *testing.T) {
 	require.NoError(t, err)
 	_, err = directory.ReadMessage(bytes.NewReader(good), int64(len(good))-1)
 	require.ErrorContains(t, err, "4 MiB")
+	for n, ok := range map[int]bool{131072: true, 131073: false} { // within the one around them
+		b := ber.Encode(ber.ClassUniversal, ber.TypeConstructed, ber.TagSequence, nil, "")
+		b.Data.Write(bytes.Repeat([]byte{4, 0}, n))
+		_, err := directory.ReadMessage(bytes.NewReader(b.Bytes()), 4<<20)
+		if ok {
+			require.NoError(t, err)
+		} else {
+			require.ErrorContains(t, err, "131072 elements")
+		}
+	}
 	for name, b := range map[string][]byte{
 		"empty": {}, "half a header": {0x30}, "half a length": {0x30, 0x82, 1}, "half a message": good[:len(good)-1], "a set": append([]byte{0x31}, good[1:]...),
 		"indefinite": {0x30, 0x80, 0, 0}, "five octets of length": {0x30, 0x85, 0, 0, 0, 0, 1, 0}, "an element beyond its message": {0x30, 3, 4, 2, 0},

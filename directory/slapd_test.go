@@ -193,6 +193,31 @@ func TestFieldsOfACertificate(t *testing.T) {
 	})
 }
 
+// TestGroupsOfLDAPAreKnownInFull: a group without a name is not left out.
+func TestGroupsOfLDAPAreKnownInFull(t *testing.T) {
+	t.Parallel()
+	groups := []entry{{"cn=b,dc=x", map[string][]string{"cn": {"b"}}}, {"cn=hidden,dc=x", nil}}
+	f := newFake(t, func(q question) reply {
+		if strings.Contains(q.filter, "member") {
+			return reply{entries: groups}
+		}
+		return reply{entries: []entry{{"uid=a,dc=x", map[string][]string{"uid": {"a"}}}}}
+	})
+	for _, row := range []struct {
+		name   string
+		groups []string // nil: not known
+	}{{"", nil}, {"cn", nil}, {"dn", []string{"cn=b,dc=x", "cn=hidden,dc=x"}}, {"DN", []string{"cn=b,dc=x", "cn=hidden,dc=x"}}} {
+		m := newLDAP(t, directory.LDAP{Connection: f.connection(), BaseDN: "dc=x", Filter: "(mail={email})", GroupFilter: "(member={dn})", GroupName: row.name})
+		a, err := m.MapAccount(t.Context(), identity(t, nil, func(i *mtlstest.Identity) { i.Email = "a@x" }))
+		if row.groups == nil {
+			requireUnknown(t, err, `group "cn=hidden,dc=x" has no cn`)
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, row.groups, a.Groups)
+	}
+}
+
 func TestLDAPReportsEveryProblemAtOnce(t *testing.T) {
 	t.Parallel()
 	good := directory.LDAP{Connection: directory.Connection{URLs: []string{"ldap://h"}, InsecurePlaintext: true}, BaseDN: "dc=x", Filter: "(cn={cn})"}
@@ -221,6 +246,12 @@ func TestLDAPReportsEveryProblemAtOnce(t *testing.T) {
 		`(cn=\2{cn})`:               "in an escape",
 		"(cn={cn})(objectClass=*)":  "not a filter",
 		"(|(cn={cn})(objectClass=*": "not a filter",
+		"(entryDN=uid={cn},dc=x)":   "part of a distinguished name",
+		`(entryDN=uid\3D{cn})`:      "part of a distinguished name",
+		"(entryDN={cn},dc=x)":       "part of a distinguished name",
+		"(entryDN:dn:=uid={cn})":    "part of a distinguished name",
+		"(cn={cn}{uid})":            "with another field",
+		"(cn={cn}-{uid})":           "with another field",
 	} {
 		cfg := good
 		cfg.Filter = filter
@@ -234,6 +265,7 @@ func TestLDAPReportsEveryProblemAtOnce(t *testing.T) {
 		func(c *directory.LDAP) { c.GroupDepth = 1 },
 		func(c *directory.LDAP) { c.Enabled = "(x={cn})" },
 		func(c *directory.LDAP) { c.User = "x" },
+		func(c *directory.LDAP) { c.Stale, c.Enabled = time.Second, "(krbPrincipalExpiration>={now})" },
 	} {
 		cfg := good
 		set(&cfg)

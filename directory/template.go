@@ -35,8 +35,22 @@ func parseTemplate(text string, allowed ...string) (template, error) {
 		// What is escaped is escaped for a value (RFC 4515 section 3), and could be the name
 		// of an attribute.
 		left := strings.Join(t.texts, "x")
-		if i := strings.LastIndexByte(left, '('); i < 0 || !strings.Contains(left[i:], "=") || strings.LastIndexByte(left, ')') > i {
+		i := strings.LastIndexByte(left, '(')
+		if i < 0 || strings.LastIndexByte(left, ')') > i {
 			return t, fmt.Errorf("{%s} does not stand in a value", field)
+		}
+		_, value, found := strings.Cut(left[i:], "=")
+		if !found {
+			return t, fmt.Errorf("{%s} does not stand in a value", field)
+		}
+		right, _, _ := strings.Cut(after, ")")
+		value += right
+		if strings.Contains(right, "{") {
+			return t, fmt.Errorf("{%s} stands in a value with another field: where one ends could not be told", field)
+		}
+		// A name could bring attributes of its own into it (RFC 4514).
+		if strings.Contains(value, "=") || strings.Contains(strings.ToLower(value), `\3d`) {
+			return t, fmt.Errorf("{%s} stands in a part of a distinguished name, for which it is not escaped", field)
 		}
 		if strings.HasSuffix(before, `\`) || len(before) > 1 && before[len(before)-2] == '\\' {
 			return t, fmt.Errorf("{%s} stands in an escape", field)
