@@ -113,7 +113,7 @@ func (w world) subject() *ruleset.Subject {
 func TestIndexFindsWhatWalkingFinds(t *testing.T) {
 	t.Parallel()
 	counts := map[string]int{}
-	for seed := range uint64(4000) {
+	for seed := range uint64(1500) {
 		w := world{rand.New(rand.NewPCG(seed, 1))}
 		rules := make([]ruleset.Rule, w.IntN(12))
 		for i := range rules {
@@ -146,6 +146,6 @@ func TestIndexFindsWhatWalkingFinds(t *testing.T) {
 	}
 	t.Log(counts)
 	for _, kind := range []string{"none", "deny", "allow"} {
-		require.Greater(t, counts[kind], 5000)
+		require.Greater(t, counts[kind], 2000)
 	}
 }
