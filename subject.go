@@ -13,6 +13,8 @@ import (
 	"time"
 	"unicode"
 
+	"golang.org/x/text/unicode/norm"
+
 	"github.com/mtlsguard/mtls/internal/altname"
 	"github.com/mtlsguard/mtls/internal/dn"
 	"github.com/mtlsguard/mtls/internal/dnsname"
@@ -172,7 +174,7 @@ func otherNames(texts []string) (names []string, more bool) {
 	seen, known := map[string]bool{}, map[string]bool{}
 	for _, text := range texts {
 		for _, form := range altname.Forms(text) {
-			for _, spelling := range []string{form, altname.Fold(form)} {
+			for _, spelling := range []string{form, norm.NFC.String(altname.Fold(form))} {
 				for token := range strings.FieldsFuncSeq(spelling, func(r rune) bool {
 					return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) && !strings.ContainsRune(".-_*", r)
 				}) {

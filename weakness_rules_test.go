@@ -68,6 +68,12 @@ func TestDeniedAddressesInOtherSpellings(t *testing.T) {
 	} {
 		rows[name] = spelling{mtls.Rule{UPNs: []string{c.deny}}, named(t, c.san)}
 	}
+	// What ends an address elsewhere may be a part of a realm.
+	for _, realm := range []string{"corp:x", "corp/x", "corp,x", "a&b", "corp.", ".corp"} {
+		rows["realm "+realm] = spelling{mtls.Rule{UPNs: []string{"*@" + realm}}, named(t, sanUPN("ann@"+realm))}
+	}
+	rows["user with a comma"] = spelling{mtls.Rule{UPNs: []string{"a,b@acme.example"}}, named(t, sanUPN("a,b@acme.example."))}
+	rows["Cherokee letters"] = spelling{mtls.Rule{UPNs: []string{"\u13a0@acme.example"}}, named(t, sanUPN("\uab70@acme.example"))}
 	denySpellings(t, rows)
 }
 
@@ -92,6 +98,13 @@ func TestDeniedDomainsAndSubjectsInOtherSpellings(t *testing.T) {
 		"no-break space": {"Acme Bank", "Acme\u00a0Bank"}, "full-width": {"Acme", "\uff21cme"}, "sharp s": {"Straße", "STRASSE"}, "NUL": {"Acme", "Acme\x00"},
 	} {
 		rows["subject, "+name] = spelling{mtls.Rule{Subject: []mtls.Attribute{{Type: "O", Value: c[0]}}}, mtlstest.Leaf{Template: subjectOf("O", c[1])}}
+	}
+	// A mark behind a part of a pattern makes another letter of the whole.
+	for name, c := range map[string][2]string{
+		"mark behind a part": {"evil*", "evil\u0301 x"}, "mark behind a letter": {"Jose*", "Jose\u0301 x"}, "syllable": {"\u1112*", "\u1112\u1161\u11ab"},
+		"mark in the middle": {"*bot*x", "a bot\u030c x"}, "mark alone": {"*\u0301", "e\u0301"}, "marks in another order": {"a\u0301*", "a\u0301\u0323x"}, "iota": {"ι*", "ϊx"},
+	} {
+		rows["pattern, "+name] = spelling{mtls.Rule{Subject: []mtls.Attribute{{Type: "CN", Value: c[0]}}}, mtlstest.Leaf{Template: subjectOf("CN", c[1])}}
 	}
 	type attribute struct {
 		Type  asn1.ObjectIdentifier

@@ -3,6 +3,7 @@ package altname_test
 import (
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/stretchr/testify/require"
 
@@ -84,4 +85,15 @@ func FuzzCanonical(f *testing.F) {
 			require.NotContains(t, policy, "*")
 		}
 	})
+}
+
+// TestFoldIsOneForAllCases: letters that differ in case alone, whatever the script,
+// are one, and what is folded stays as it is.
+func TestFoldIsOneForAllCases(t *testing.T) {
+	t.Parallel()
+	for r := rune(0x21); r < 0x1ffff; r++ {
+		folded := altname.Fold(string(r))
+		require.Equal(t, folded, altname.Fold(folded), "%U", r)
+		require.Equal(t, folded, altname.Fold(string(unicode.SimpleFold(r))), "%U", r)
+	}
 }

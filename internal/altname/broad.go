@@ -121,12 +121,20 @@ func addressKeys(keys []string, text string) []string {
 			if end := strings.IndexFunc(s[i+1:], func(r rune) bool { return isSeparator(r) || strings.ContainsRune("?/#&:@", r) }); end >= 0 {
 				to = i + 1 + end
 			}
-			local, host := s[from:i], strings.Trim(s[i+1:to], ".")
-			keys = append(keys, "@"+host, local+"@"+host)
-			if name, err := dnsname.FromPolicy(host); err == nil && name != host {
-				keys = append(keys, "@"+name, local+"@"+name)
-			}
+			keys = hostKeys(keys, s[from:i], strings.Trim(s[i+1:to], "."))
 		}
+	}
+	// A realm, or a user of it, may hold what ends an address elsewhere.
+	i := strings.LastIndexByte(text, '@')
+	keys = append(keys, text[i:])
+	return hostKeys(keys, text[:i], strings.TrimRight(text[i+1:], ". "))
+}
+
+// hostKeys appends the keys of a user of a host, and of every user of it.
+func hostKeys(keys []string, user, host string) []string {
+	keys = append(keys, "@"+host, user+"@"+host)
+	if name, err := dnsname.FromPolicy(norm.NFC.String(host)); err == nil && name != host {
+		keys = append(keys, "@"+name, user+"@"+name)
 	}
 	return keys
 }
@@ -151,12 +159,13 @@ func trustDomainKeys(keys []string, text string) []string {
 	return append(keys, spiffe+"://"+strings.Trim(rest, ".")+"/")
 }
 
-// Fold brings together characters that look or mean the same: by compatibility (NFKC,
-// Unicode Standard Annex 15) and in case (full case folding). What is not seen is left
-// out, blanks go from both ends, and one blank stands for several.
+// Fold brings together characters that look or mean the same: by compatibility,
+// decomposed (NFKD, Unicode Standard Annex 15), so that a part of a text is folded as
+// it is within the whole, and in case. What is not seen is left out, blanks go from
+// both ends, and one blank stands for several.
 func Fold(s string) string {
 	fold := cases.Fold()
-	s = norm.NFKC.String(fold.String(norm.NFKC.String(s)))
+	s = norm.NFKC.String(fold.String(norm.NFKC.String(FoldCase(s))))
 	s = strings.Map(func(r rune) rune {
 		switch {
 		case r == '\u3002', r == '\uff61': // other full stops (RFC 3490 section 3.1)
@@ -168,5 +177,23 @@ func Fold(s string) string {
 		}
 		return r
 	}, s)
-	return strings.Join(strings.Fields(norm.NFKC.String(fold.String(s))), " ")
+	return norm.NFKD.String(FoldCase(norm.NFKD.String(fold.String(s))))
+}
+
+// FoldCase is Fold for case and blanks alone (Unicode's simple case folding): each
+// character by itself.
+func FoldCase(s string) string {
+	return strings.Join(strings.Fields(strings.Map(func(r rune) rune {
+		const iotaBelow = '\u0345' // a mark, with the same capital as the letter iota
+		if r == iotaBelow {
+			return 'ι'
+		}
+		least := r
+		for o := unicode.SimpleFold(r); o != r; o = unicode.SimpleFold(o) {
+			if o != iotaBelow {
+				least = min(least, o)
+			}
+		}
+		return unicode.ToLower(least)
+	}, s)), " ")
 }

@@ -76,6 +76,7 @@ type Pattern struct {
 	parts  []string // what stands between the asterisks; one part: the whole value
 	folded bool     // parts are folded
 	broad  []string // parts, folded broadly
+	cased  []string // parts, folded in case alone
 }
 
 // ParsePattern reads a pattern, in which "*" stands for any run of characters and a
@@ -109,7 +110,7 @@ func ParsePattern(typeName, value string, ignoreCase bool) (Pattern, error) {
 		return Pattern{}, errors.New("empty; an attribute that may have any value is *")
 	}
 	for i, part := range p.parts {
-		p.broad = append(p.broad, altname.Fold(part))
+		p.broad, p.cased = append(p.broad, altname.Fold(part)), append(p.cased, altname.FoldCase(part))
 		if ignoreCase {
 			p.parts[i] = fold(part)
 		}
@@ -120,7 +121,7 @@ func ParsePattern(typeName, value string, ignoreCase bool) (Pattern, error) {
 // A Value is an attribute of a name, in the forms that patterns are compared with.
 type Value struct {
 	oid, text, folded string
-	broad             []string // what it may have been meant to be
+	broad, cased      []string // what it may have been meant to be
 	unread            bool     // the value is no text
 }
 
@@ -134,7 +135,7 @@ func Values(name pkix.Name, broad bool) []Value {
 		v.text, v.folded, v.unread = text, fold(text), !ok || !utf8.ValidString(text)
 		if broad {
 			for _, form := range altname.Forms(text) {
-				v.broad = append(v.broad, altname.Fold(form))
+				v.broad, v.cased = append(v.broad, altname.Fold(form)), append(v.cased, altname.FoldCase(form))
 			}
 		}
 		list = append(list, v)
@@ -165,7 +166,8 @@ func (p *Pattern) Matches(values []Value) bool {
 // that cannot be read.
 func (p *Pattern) MayMatch(values []Value) bool {
 	return slices.ContainsFunc(values, func(v Value) bool {
-		return v.oid == p.oid && (v.unread || slices.ContainsFunc(v.broad, func(text string) bool { return like(text, p.broad) }))
+		return v.oid == p.oid && (v.unread || slices.ContainsFunc(v.broad, func(text string) bool { return like(text, p.broad) }) ||
+			slices.ContainsFunc(v.cased, func(text string) bool { return like(text, p.cased) }))
 	})
 }
 
