@@ -62,6 +62,11 @@ type unansweredError struct{ error }
 
 func (e unansweredError) Unwrap() error { return e.error }
 
+// An exceededError is of an answer that is too large. Another server may do better, but
+// it is an answer: whoever can make that about an account too large must not live on
+// an earlier one.
+type exceededError struct{ error }
+
 func unanswered(err error) bool {
 	var u unansweredError
 	return errors.As(err, &u)
@@ -81,7 +86,7 @@ func (c *client) do(ctx context.Context, work func(context.Context, *conn) error
 	if servers == nil {
 		return errClosed
 	}
-	text := ""
+	text, answered := "", false
 	for _, s := range servers {
 		err := c.on(ctx, s, work)
 		if !unanswered(err) {
@@ -90,6 +95,8 @@ func (c *client) do(ctx context.Context, work func(context.Context, *conn) error
 		if !errors.Is(err, errLong) { // which may be the account's fault
 			c.failed(s, err)
 		}
+		var exceeded exceededError
+		answered = answered || errors.As(err, &exceeded)
 		if text != "" {
 			text += "; "
 		}
@@ -97,6 +104,9 @@ func (c *client) do(ctx context.Context, work func(context.Context, *conn) error
 		if ctx.Err() != nil {
 			break
 		}
+	}
+	if answered {
+		return errors.New(text)
 	}
 	return unansweredError{errors.New(text)}
 }

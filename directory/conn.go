@@ -208,6 +208,8 @@ func (cn *conn) search(ctx context.Context, base string, scope int, filter strin
 		return result.Entries, errMore
 	case ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject):
 		return nil, errAbsent
+	case cn.framed.budget.exceeded():
+		return nil, unansweredError{exceededError{explain(err)}}
 	}
 	return nil, unansweredError{explain(err)}
 }

@@ -673,6 +673,8 @@ func TestStale(t *testing.T) {
 			}
 		},
 		"its groups may not be read": func(d *fakeAD) { delete(d.account, "tokenGroups") },
+		"its answer has too much":    func(d *fakeAD) { d.account["sAMAccountName"] = []string{strings.Repeat("x", 5<<20)} },
+		"its answer has too many":    func(d *fakeAD) { d.account["tokenGroups"] = make([]string, 131072) },
 		"BaseDN is gone":             func(d *fakeAD) { d.code[fakeBase] = ldap.LDAPResultNoSuchObject },
 	} {
 		t.Run("not while the directory answers: "+name, func(t *testing.T) {

@@ -53,6 +53,9 @@ func (b *budget) set(bytes, elements int64) {
 	b.elements.Store(elements)
 }
 
+// exceeded reports whether the operation has brought more.
+func (b *budget) exceeded() bool { return b.bytes.Load() < 0 || b.elements.Load() < 0 }
+
 // Read is called by one goroutine.
 func (f *framed) Read(p []byte) (int, error) {
 	for len(f.rest) == 0 {
