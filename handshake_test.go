@@ -24,7 +24,7 @@ const hsName = "api.acme.example"
 
 // hsWait bounds everything that a test waits for; nothing takes that long unless
 // it fails.
-const hsWait = 10 * time.Second
+const hsWait = 30 * time.Second
 
 // hsBench is an Env with one partner, and what the guard observes.
 type hsBench struct {

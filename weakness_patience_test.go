@@ -40,7 +40,7 @@ func TestSlowAccountIsNoFailureOfDNS(t *testing.T) {
 		return mtls.Answer{Addrs: []netip.Addr{*address.Load()}, TTL: time.Minute}, nil
 	})
 	mapper := &slowMapper{after: func() { env.Clock.Advance(time.Minute) }}
-	cfg.Accounts, cfg.Limits.Wait = mapper, 200*time.Millisecond
+	cfg.Accounts, cfg.Limits.Wait = mapper, 2*time.Second
 	g := mtlstest.NewGuard(t, cfg)
 	p := wkFrom(env.CA.Issue(pcNames("acme.example")), "127.0.0.1")
 	require.Eventually(t, func() bool {

@@ -186,7 +186,7 @@ func TestServers(t *testing.T) {
 		require.Len(t, first.queries(), 1)
 	})
 	t.Run("the second is asked when the first is silent", func(t *testing.T) {
-		c := dnsclient.New(dnsclient.Options{Servers: []dnsclient.Server{{Addr: serve(t, silent).addr}, {Addr: serve(t, good).addr}}, Timeout: 20 * time.Millisecond})
+		c := dnsclient.New(dnsclient.Options{Servers: []dnsclient.Server{{Addr: serve(t, silent).addr}, {Addr: serve(t, good).addr}}, Timeout: time.Second})
 		_, err := c.Lookup(t.Context(), "p.example", dnsclient.A)
 		require.NoError(t, err)
 	})
@@ -220,7 +220,7 @@ func TestServers(t *testing.T) {
 		s := serve(t, silent)
 		_, err := dnsclient.New(dnsclient.Options{Servers: []dnsclient.Server{{Addr: s.addr}}, Timeout: 10 * time.Millisecond}).Lookup(t.Context(), "p.example", dnsclient.A)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.Len(t, s.queries(), 2)
+		require.Eventually(t, func() bool { return len(s.queries()) == 2 }, time.Minute, time.Millisecond)
 	})
 	t.Run("the context ends the lookup", func(t *testing.T) {
 		cause := errors.New("the request is gone")

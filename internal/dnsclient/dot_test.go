@@ -212,7 +212,7 @@ func TestDNSOverTLS(t *testing.T) {
 			return m
 		}, failed: "SERVFAIL"},
 		"silence is an error": {handle: func(_, _ *dns.Msg) *dns.Msg { return nil },
-			client: func(o *dnsclient.Options) { o.Timeout = 300 * time.Millisecond }, failed: "no reply over TLS within 300ms"},
+			client: func(o *dnsclient.Options) { o.Timeout = time.Second }, failed: "no reply over TLS within 1s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := serveTLS(t, tt.server, tt.handle)
