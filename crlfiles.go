@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 
 	"github.com/mtlsguard/mtls/internal/crl"
+	"github.com/mtlsguard/mtls/internal/pemfile"
 )
 
 const (
@@ -266,35 +267,28 @@ func readAtMost(r io.Reader, size, most int64) ([]byte, error) {
 // parseCRLs returns the DER of each list. A file with anything else in it is an
 // error: the lists that are not there would be missed only when they are needed.
 func parseCRLs(data []byte) ([][]byte, error) {
-	// Five hyphens may also be in a name or, by chance, in a DER signature.
 	_, err := crl.Peek(data)
 	if err == nil {
 		return [][]byte{data}, nil
 	}
-	hyphens := []byte("-----")
-	if !bytes.Contains(data, hyphens) {
+	if !pemfile.Is(data) {
 		return nil, err
 	}
 	var ders [][]byte
-	for {
-		block, rest := pem.Decode(data)
-		if block == nil {
-			// pem.Decode skips what it cannot read, so a damaged block would vanish
-			// without a word.
-			if bytes.Contains(data, hyphens) || len(ders) == 0 {
-				return nil, fmt.Errorf("damaged PEM after %d lists", len(ders))
-			}
-			return ders, nil
-		}
-		if bytes.Count(data[:len(data)-len(rest)], hyphens) != 4 {
-			return nil, fmt.Errorf("damaged PEM after %d lists", len(ders))
-		}
+	err = pemfile.Each(data, func(block *pem.Block) error {
 		if block.Type != "X509 CRL" {
-			return nil, fmt.Errorf("a PEM block %s among the lists", quote(block.Type))
+			return fmt.Errorf("a PEM block %s among the lists", quote(block.Type))
 		}
 		ders = append(ders, block.Bytes)
-		data = rest
+		return nil
+	})
+	if err == nil && len(ders) == 0 {
+		err = errors.New("damaged PEM without a list")
 	}
+	if err != nil {
+		return nil, err
+	}
+	return ders, nil
 }
 
 // concerned returns the files with lists that may speak about certificates of the

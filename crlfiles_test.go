@@ -129,6 +129,10 @@ func TestCRLFilesRefusesWhatIsNoList(t *testing.T) {
 		"truncated, then good": append(append(bytes.Clone(good[:len(good)/2]), '\n'), good...), "a certificate": ca.Certificate.Raw, "a PEM certificate": ca.PEM(),
 		"a list that is called a certificate": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
 		"good, then a certificate":            append(bytes.Clone(good), ca.PEM()...), "damaged base64, then good": append(bytes.Replace(good, []byte("M"), []byte("!"), 1), good...),
+		"good, then one with other dashes": append(bytes.Clone(good), bytes.ReplaceAll(good, []byte("-----"), []byte("----"))...),
+		"other dashes, then good":          append(bytes.ReplaceAll(good, []byte("-----"), []byte("\u2014")), good...),
+		"good, then one without armour":    append(bytes.Clone(good), bytes.Join(bytes.Split(good, []byte("\n"))[1:4], []byte("\n"))...),
+		"good, then DER":                   append(bytes.Clone(good), der...), "DER, then good": append(bytes.Clone(der), good...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mtlsguard/mtls/internal/fetch"
+	"github.com/mtlsguard/mtls/internal/pemfile"
 )
 
 // listReport is the form of crl --json.
@@ -180,19 +181,24 @@ func oneList(data []byte) ([]byte, error) {
 	if len(bytes.TrimSpace(data)) == 0 {
 		return nil, errors.New("it is empty")
 	}
-	if !bytes.Contains(data, []byte("-----BEGIN ")) {
+	if !pemfile.Is(data) {
 		return data, nil
 	}
-	block, rest := pem.Decode(data)
-	switch {
-	case block == nil:
-		return nil, errors.New("damaged PEM")
-	case block.Type != "X509 CRL":
-		return nil, fmt.Errorf("a PEM block %q, not X509 CRL", block.Type)
-	case bytes.Contains(rest, []byte("-----")):
-		return nil, errors.New("more than one PEM block; give one list at a time")
+	var der []byte
+	err := pemfile.Each(data, func(block *pem.Block) error {
+		switch {
+		case block.Type != "X509 CRL":
+			return fmt.Errorf("a PEM block %q, not X509 CRL", block.Type)
+		case der != nil:
+			return errors.New("more than one PEM block; give one list at a time")
+		}
+		der = block.Bytes
+		return nil
+	})
+	if err == nil && der == nil {
+		err = errors.New("damaged PEM")
 	}
-	return block.Bytes, nil
+	return der, err
 }
 
 func (r listReport) print(p printer) {

@@ -11,12 +11,24 @@ import (
 	"regexp"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
 var dashes = []byte("-----")
 
-// Is reports whether data is PEM, or was meant as it.
-func Is(data []byte) bool { return bytes.Contains(data, dashes) }
+// Is reports whether data is PEM, or was meant as it. DER may have five dashes in a
+// name or, by chance, in a signature.
+func Is(data []byte) bool { return bytes.Contains(data, dashes) && !isDER(data) }
+
+// isDER reports whether data is one SEQUENCE by its first octets, which no text can
+// be: it would have to end within 129 characters, or has an octet that is not ASCII.
+func isDER(data []byte) bool {
+	var inner cryptobyte.String
+	s := cryptobyte.String(data)
+	return s.ReadASN1(&inner, asn1.SEQUENCE) && s.Empty()
+}
 
 // Each calls f with each block of a PEM file, and stops at the first error. What stands
 // before, between and behind the blocks must be comments: printable UTF-8 that
@@ -46,12 +58,28 @@ func Each(data []byte, f func(*pem.Block) error) error {
 }
 
 var (
-	armour = regexp.MustCompile(`\b(BEGIN|END)\b`)
-	// base64Run is as long as no word is. Hexadecimal is usual in comments: serial
-	// numbers and hashes.
+	// armour is a BEGIN or END that nothing but punctuation stands before, or dashes.
+	// "FRONT END CA" is none, nor is "# BEGIN partners".
+	armour = regexp.MustCompile(`(?m)(?:^[^\pL\pN#\n]*|--[\t ]*|[\x{2010}-\x{2015}\x{2212}][\t ]*)(BEGIN|END)\b`)
+	// base64Run is a line of base64, or most of one. Hexadecimal is usual in comments,
+	// serial numbers and hashes, and so are paths and URLs.
 	base64Run = regexp.MustCompile(`[A-Za-z0-9+/]{40,}`)
 	hexRun    = regexp.MustCompile(`^[0-9A-Fa-f]+$`)
 )
+
+// encoded reports whether a run of characters of base64 is more than words between
+// slashes. What encodes 30 octets at random has a part without one, of 20 characters
+// with upper case, lower case and digits, but for a few in a hundred; a block has
+// many such lines.
+func encoded(run []byte) bool {
+	for part := range bytes.SplitSeq(run, []byte("/")) {
+		if len(part) >= 20 && !hexRun.Match(part) && bytes.ContainsFunc(part, unicode.IsUpper) &&
+			bytes.ContainsFunc(part, unicode.IsLower) && bytes.ContainsFunc(part, unicode.IsDigit) {
+			return true
+		}
+	}
+	return false
+}
 
 // comment refuses text beside blocks that is none, or may be a block.
 func comment(text []byte, after int) error {
@@ -68,13 +96,13 @@ func comment(text []byte, after int) error {
 		}
 		rest = rest[size:]
 	}
-	if word := armour.Find(text); word != nil {
-		return beside(after, fmt.Errorf("%s, as of a block whose dashes are damaged", word))
+	if m := armour.FindSubmatch(text); m != nil {
+		return beside(after, fmt.Errorf("%s, as of a block whose dashes are damaged", m[1]))
 	}
 	for line := range bytes.Lines(text) {
 		for _, run := range base64Run.FindAll(line, -1) {
 			alone := len(bytes.Trim(line, " \t\r\n=")) == len(run)
-			if alone || !hexRun.Match(run) {
+			if encoded(run) || alone && hexRun.Match(run) {
 				return beside(after, errors.New("a line that looks like the content of a block"))
 			}
 		}

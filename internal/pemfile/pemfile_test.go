@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -42,6 +43,7 @@ func TestWhatCouldBeABlockIsNoComment(t *testing.T) {
 		"the first dashes damaged":        strings.Replace(b, "-----", "----", 1),
 		"the last dashes damaged":         strings.TrimSuffix(b, "-\n") + "\n",
 		"a short block, other dashes":     "---- BEGIN X ----\nAAAA\n---- END X ----\n",
+		"a short block, stars":            "*** BEGIN X ***\nAAAA\n*** END X ***\n",
 		"an end alone":                    "END X\n",
 		"base64":                          bare + "\n",
 		"base64 in lines":                 wrapped,
@@ -50,6 +52,7 @@ func TestWhatCouldBeABlockIsNoComment(t *testing.T) {
 		"base64 as a value":               "certificate: \"" + bare + "\"\n",
 		"hexadecimal":                     hex.EncodeToString(content) + "\n",
 		"dashes":                          "-----\n",
+		"dashes in a line":                "partner: ---- BEGIN X\n",
 		"a NUL":                           "a\x00b\n",
 		"an escape sequence":              "\x1b[2K\n",
 		"bytes that are no UTF-8":         "M\xfcller\n",
@@ -68,6 +71,30 @@ func TestWhatCouldBeABlockIsNoComment(t *testing.T) {
 	}
 }
 
+// TestContentIsNeverAComment: a block that has lost both its lines of dashes, whatever
+// its content, is found by what is left.
+func TestContentIsNeverAComment(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	b := block()
+	for range 2000 {
+		der := make([]byte, 200+r.IntN(800))
+		for i := range der {
+			der[i] = byte(r.Uint32())
+		}
+		lines := strings.Split(string(pem.EncodeToMemory(&pem.Block{Type: "X", Bytes: der})), "\n")
+		_, err := count(b + strings.Join(lines[1:len(lines)-2], "\n") + "\n" + b)
+		require.Error(t, err, der)
+	}
+}
+
+// TestDERWithDashesIsNoPEM: five hyphens may be in a name, or in a signature by chance.
+func TestDERWithDashesIsNoPEM(t *testing.T) {
+	der := append([]byte{0x30, 0x82, 0x01, 0x02}, bytes.Repeat([]byte("-"), 0x102)...)
+	require.False(t, pemfile.Is(der))
+	require.True(t, pemfile.Is(der[:len(der)-1]))
+	require.True(t, pemfile.Is(append(der, '\n')))
+}
+
 func TestUsualCommentsAreTaken(t *testing.T) {
 	b := block()
 	for name, text := range map[string]string{
@@ -82,6 +109,12 @@ func TestUsualCommentsAreTaken(t *testing.T) {
 			"                    00:c2:1f:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:\n        X509v3 extensions:\n            X509v3 CRL Distribution Points: \n                Full Name:\n" +
 			"                  URI:http://crl.acme.example/partners/one.crl\n    Signature Value:\n        3e:02:11\n",
 		"a bundle of browsers": "Acme Global Root Certification Authority of the Year G4\n=======================================================\n## SHA256: 1bf458412568e134a4514f5e170a328d11091e071c7110955c9884ed87972ac9\n# Serial: 1266423423423423423423423423423423423423423423423\n",
+		"a long URL":           "                  URI:http://vault.acme.example/v1/partners/pki/intermediate/production/crl\n",
+		"a path":               "# /home/admin/certificates/partners/acme/client.pem\n/srv/certificates/partners/acme/production/client\n",
+		"END a word":           "        Subject: O=ACME, CN=FRONT END CA, OU=BACK-END\nvalid until the END of 2027\n",
+		"BEGIN, END":           "# BEGIN partners of 2027\n# END partners\n",
+		"many words":           "certificatesofpartners/certificatesofpartners/Certificates/2027\n",
+		"one of many":          "http://pki.acme.example/InterneDienste2027/Zertifikate2027/Sperrlisten/2027/Produktion\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			n, err := count(text + b + text + b + text)
