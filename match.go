@@ -34,8 +34,7 @@ func (p *policyState) match(s *ruleset.Subject, now time.Time) match {
 	}
 	m.grant = p.grants[m.rule.Order]
 	m.held.domain, m.held.listed = m.rule.Domain(s)
-	m.held.uri, m.held.email, m.held.upn = m.rule.Held(s)
-	m.views = m.rule.Views(s)
+	m.held.uri, m.held.email, m.held.upn, m.views = m.rule.Held(s, m.rule.Views(s))
 	return m
 }
 

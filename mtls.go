@@ -175,11 +175,11 @@ func New(cfg Config) (*Guard, error) {
 		field  string
 		policy *Policy
 	}{{"Config.Policy", cfg.Policy}, {"Config.Shadow", cfg.Shadow}} {
-		if p.policy == nil || cfg.Accounts != nil {
+		if p.policy == nil {
 			continue
 		}
-		if state := p.policy.state.Load(); state != nil && state.needsAccounts() != "" {
-			failed.add("Config.Accounts", "", "missing: rule %s of %s demands a group", quote(state.needsAccounts()), p.field)
+		if err := p.policy.state.Load().checkAccounts(p.field, cfg.Accounts); err != nil {
+			failed = append(failed, err)
 		}
 	}
 	var err error
@@ -361,7 +361,8 @@ func (g *Guard) Refresh(ctx context.Context) error {
 
 // Ready returns nil if the Guard works with the roots, the policy, the deny list
 // and the CRL files that it was last given, or the error of the last Replace or
-// Reload that failed, where an earlier state is still in use. While Run runs it also
+// Reload that failed, where an earlier state is still in use, and if rules demand groups
+// although there is no Config.Accounts. While Run runs it also
 // says which authorities have no revocation evidence: of the CA certificates that
 // Roots hold below their anchors, and from Revocation.Sources. What only a
 // client's certificate names is not known before that client comes.
@@ -370,7 +371,9 @@ func (g *Guard) Ready() error {
 		return denied(unbuilt())
 	}
 	var failed problems
-	for _, err := range []error{g.roots.err(), g.policy.err()} {
+	// New has looked at this, but Replace knows of no Guard.
+	groups := g.policy.state.Load().checkAccounts("Config.Policy", g.accounts)
+	for _, err := range []error{g.roots.err(), g.policy.err(), groups} {
 		if err != nil {
 			failed = append(failed, err)
 		}

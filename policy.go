@@ -2,6 +2,7 @@ package mtls
 
 import (
 	"crypto/x509"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -179,7 +180,7 @@ func DenyAll() *Policy {
 
 // Replace puts other rules in place of the present ones, all or nothing. On
 // error the present ones stay, and Guard.Ready reports it until a later Replace
-// succeeds. Live connections are decided anew at their next request.
+// succeeds, or ReloadFailed says otherwise. Live connections are decided anew at their next request.
 func (p *Policy) Replace(rules ...Rule) error {
 	state, err := compilePolicy(rules)
 	unlock := p.lock()
@@ -233,8 +234,9 @@ func (p *Policy) lock() (unlock func()) {
 
 // ReloadFailed is for those who keep the rules elsewhere and replace them, such as
 // package policyfile: newer rules could not be had or read, and the present ones
-// stay. Guard.Ready reports the error until Replace succeeds. A nil error takes an
-// earlier report back.
+// stay. Guard.Ready reports the error until Replace succeeds. A nil error says that the
+// present rules are those that are meant after all: nothing is reported any more, a
+// Replace that failed included.
 func (p *Policy) ReloadFailed(err error) {
 	unlock := p.lock()
 	defer unlock()
@@ -298,14 +300,17 @@ type clientAs struct {
 	roles, groups []string
 }
 
-// needsAccounts returns the name of a rule that demands a group, or "".
-func (p *policyState) needsAccounts() string {
+// checkAccounts reports a rule that demands a group where there is no AccountMapper.
+func (p *policyState) checkAccounts(field string, accounts AccountMapper) error {
+	if accounts != nil || p == nil {
+		return nil
+	}
 	for i, g := range p.grants {
 		if g.as != nil && len(g.as.groups) > 0 {
-			return p.set.Rules()[i].Name
+			return &ConfigError{Field: "Config.Accounts", Problem: fmt.Sprintf("missing: rule %s of %s demands a group", quote(p.set.Rules()[i].Name), field)}
 		}
 	}
-	return ""
+	return nil
 }
 
 // hasRole reports whether some rule has one of the roles.

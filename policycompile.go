@@ -200,7 +200,7 @@ func (k *shared) chain(r *Rule, c *ruleset.Rule) {
 	if r.Deny || len(r.IssuerKeys)+len(r.PolicyOIDs) > 0 {
 		return
 	}
-	key := fmt.Sprintf("%q %d %d", r.Authorities, min(len(r.UPNs), 1), len(r.Subject)+len(r.Issuer))
+	key := c.ChainKey()
 	if same, ok := k.chains[key]; ok {
 		c.ShareChain(same)
 	} else {
@@ -289,7 +289,7 @@ func compileIssuers(failed *problems, field string, r *Rule, c *ruleset.Rule) {
 		}
 	}
 	for i, oid := range r.PolicyOIDs {
-		if text := oid.String(); text == "" || text == ruleset.AnyPolicy {
+		if text := oid.String(); text == "" || oid.Equal(ruleset.AnyPolicy) {
 			failed.add(fmt.Sprintf("%s: PolicyOIDs[%d]", field, i), text, "empty, or anyPolicy, which is every policy")
 		}
 	}
@@ -361,8 +361,13 @@ func crossCheckRule(failed *problems, r *ruleset.Rule, roots *rootsState) {
 		return
 	}
 	if r.Anonymous() && !r.AnyClient && slices.ContainsFunc(usable, func(a *authority) bool { return a.Public }) {
-		failed.add("Authorities", "", "under a public authority nobody is named but by Domains, Certificates or PublicKeys; InsecureAnyClient accepts, by name, whatever its CAs write")
+		failed.add("Authorities", "", "under a public authority nobody is named but by Domains, Certificates or PublicKeys: list the authorities that are meant; InsecureAnyClient accepts, by name, whatever its CAs write")
 	}
+	r.Beyond(func(host string) bool {
+		return slices.ContainsFunc(usable, func(a *authority) bool { return a.mayName(host) })
+	}, func(field string, i int, name string) {
+		failed.add(fmt.Sprintf("%s[%d]", field, i), name, "no authority of the rule may speak for it (Authority.Domains): the rule could never match")
+	})
 	for i, d := range r.ListedDomains() {
 		if !slices.ContainsFunc(usable, func(a *authority) bool { return a.mayName(d) }) {
 			failed.add(fmt.Sprintf("Domains[%d]", i), d, "no authority of the rule may speak for it: the rule could never match")

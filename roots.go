@@ -54,9 +54,12 @@ type Authority struct {
 	Anchors []Anchor
 	// Purpose is what certificates must be issued for. Zero: ClientAuth.
 	Purpose Purpose
-	// Domains is the scope of names: a certificate of this authority may name
-	// these domains and those below them, nothing else (as a permitted subtree
-	// does, RFC 5280 section 4.2.1.10). Empty: any name. Every CA can name
+	// Domains is the scope of names: the dNSNames of a certificate of this authority
+	// are these domains and those below them, nothing else (as a permitted subtree
+	// does, RFC 5280 section 4.2.1.10), and so are the host of a URI, the host of an
+	// e-mail address and the realm of a user principal name by which a rule means
+	// it. A URI without a host, and the attributes of the subject, are not bounded:
+	// the rule says whose CA may write them (Rule.Authorities). Empty: any name. Every CA can name
 	// anybody, so it is required for each authority that is not Public once
 	// there is more than one.
 	Domains []string

@@ -55,8 +55,9 @@ func (p *presented) subject(roots *rootsState, all []candidate, now time.Time, p
 		return own
 	}
 	if broad.Texts {
-		texts := x509ext.Texts(leaf)
+		texts, whole := x509ext.Texts(leaf)
 		s.Other, s.More = otherNames(texts)
+		s.More, s.Unread = s.More || !whole, s.Unread || !whole
 		s.Texts = map[string]bool{}
 		for _, text := range texts {
 			for _, key := range altname.BroadKeys(text) {
@@ -65,11 +66,20 @@ func (p *presented) subject(roots *rootsState, all []candidate, now time.Time, p
 		}
 	}
 	for _, c := range all {
-		v := ruleset.View{Authority: c.authority.Name, Public: c.authority.Public, Keys: c.hashes(), Usable: c.usable, Asserts: c.asserts(now)}
+		v := ruleset.View{
+			Authority: c.authority.Name, Public: c.authority.Public, Keys: c.hashes(), Usable: c.usable, Asserts: c.asserts(now),
+			Mailboxes: len(leaf.EmailAddresses) > 0, // without, constrained has looked at those in the subject
+		}
+		if len(c.authority.domains) > 0 {
+			v.May = c.authority.mayName
+		}
+		constrains := false
 		for _, ca := range c.chain[1:] {
 			other, directory := x509ext.ConstrainsUnread(ca)
 			v.OtherNames, v.DirectoryNames = v.OtherNames || other, v.DirectoryNames || directory
+			constrains = constrains || len(ca.PermittedEmailAddresses)+len(ca.ExcludedEmailAddresses) > 0
 		}
+		v.Mailboxes = v.Mailboxes && constrains
 		s.Views = append(s.Views, v)
 	}
 	if broad.Issuers {
@@ -115,17 +125,37 @@ func (c *candidate) hashes() []ruleset.Hash {
 // with CertificatePolicies it also takes a chain in which no certificate asserts a
 // policy. The client's certificate may demand it, though, and so this one does, in
 // a copy (section 6.1.5 (b)).
+//
+// That takes a verification for each policy, and rules may name many: it is left
+// out for those that the client's certificate would have to assert and does not.
 func (c *candidate) asserts(now time.Time) func([]x509.OID) bool {
+	asserted := map[string]bool{}
+	for _, p := range c.chain[0].Policies {
+		asserted[oidKey(p)] = true
+	}
+	every := asserted[oidKey(ruleset.AnyPolicy)] || slices.ContainsFunc(c.chain[1:], func(ca *x509.Certificate) bool { return len(ca.PolicyMappings) > 0 })
 	known := map[string]bool{}
 	return func(policies []x509.OID) bool {
-		key := fmt.Sprint(policies)
-		valid, ok := known[key]
-		if !ok {
-			valid = c.validFor(policies, now)
-			known[key] = valid
-		}
-		return valid
+		return slices.ContainsFunc(policies, func(p x509.OID) bool {
+			key := oidKey(p)
+			if !every && !asserted[key] {
+				return false
+			}
+			valid, ok := known[key]
+			if !ok {
+				valid = c.validFor([]x509.OID{p}, now)
+				known[key] = valid
+			}
+			return valid
+		})
 	}
+}
+
+// oidKey returns the DER of an OID's arcs, which, unlike its text, is no longer than
+// what was read.
+func oidKey(p x509.OID) string {
+	b, _ := p.MarshalBinary() // never fails
+	return string(b)
 }
 
 func (c *candidate) validFor(policies []x509.OID, now time.Time) bool {
@@ -140,7 +170,7 @@ func (c *candidate) validFor(policies []x509.OID, now time.Time) bool {
 	chains, err := leaf.Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: c.authority.Purpose.usages(), CertificatePolicies: policies,
 	})
-	return err == nil && len(policies) > 0 && slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool {
+	return err == nil && slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool {
 		return slices.EqualFunc(chain, c.chain, (*x509.Certificate).Equal)
 	})
 }
@@ -175,27 +205,24 @@ func otherNames(texts []string) (names []string, more bool) {
 	for _, text := range texts {
 		for _, form := range altname.Forms(text) {
 			for _, spelling := range []string{form, norm.NFC.String(altname.Fold(form))} {
-				for token := range strings.FieldsFuncSeq(spelling, func(r rune) bool {
-					return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) && !strings.ContainsRune(".-_*", r)
-				}) {
-					if seen[token] {
-						continue
-					}
-					if len(seen) == maxOtherNames {
-						return names, true
-					}
-					seen[token] = true
-					for part := range strings.SplitSeq(token, "..") {
-						first, above, dotted := strings.Cut(strings.Trim(part, ".-_"), ".")
-						if dotted && strings.Contains(above, "*") {
+				for _, ends := range []func(rune) bool{endsWord, endsLabels} {
+					for token := range strings.FieldsFuncSeq(spelling, ends) {
+						if seen[token] {
+							continue
+						}
+						if len(seen) == maxOtherNames {
 							return names, true
 						}
-						if dotted && strings.Contains(first, "*") {
-							first = "*" // a part of a label as well
+						seen[token] = true
+						found, ok := domainsIn(token)
+						if !ok {
+							return names, true
 						}
-						if name, err := dnsname.FromPolicy(first + "." + above); err == nil && !known[name] {
-							known[name] = true
-							names = append(names, name)
+						for _, name := range found {
+							if !known[name] {
+								known[name] = true
+								names = append(names, name)
+							}
 						}
 					}
 				}
@@ -203,6 +230,43 @@ func otherNames(texts []string) (names []string, more bool) {
 		}
 	}
 	return names, false
+}
+
+// endsWord reports whether a character stands between words.
+func endsWord(r rune) bool {
+	return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) && !strings.ContainsRune(".-_*", r)
+}
+
+// endsLabels reports whether a character is surely no part of a domain: there are labels with
+// a middle dot, a katakana middle dot, joiners and more (RFC 5892 appendix A).
+func endsLabels(r rune) bool {
+	return r <= unicode.MaxASCII && endsWord(r) || unicode.IsSpace(r)
+}
+
+// domainsIn returns the domains that a word may be meant as, and false if there are any
+// number.
+func domainsIn(word string) (names []string, ok bool) {
+	for part := range strings.SplitSeq(word, "..") {
+		last := ""
+		for _, cutset := range []string{".", ".-_"} { // a label may begin with "_"
+			trimmed := strings.Trim(part, cutset)
+			if trimmed == last {
+				continue
+			}
+			last = trimmed
+			first, above, dotted := strings.Cut(trimmed, ".")
+			if dotted && strings.Contains(above, "*") {
+				return nil, false
+			}
+			if dotted && strings.Contains(first, "*") {
+				first = "*" // a part of a label as well
+			}
+			if name, err := dnsname.FromPolicy(first + "." + above); err == nil {
+				names = append(names, name)
+			}
+		}
+	}
+	return names, true
 }
 
 // ruled turns a match into a refusal, or nil.

@@ -2,6 +2,7 @@ package mtls
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -19,10 +20,13 @@ import (
 type Limits struct {
 	Certificates int           // certificates that a peer may send: 10
 	Bytes        int           // their DER in all: 64 KiB
-	Names        int           // subject alternative names of the client's certificate: 256
+	Names        int           // subject alternative names of the client's certificate, attributes of its subject, policies: 256 each
 	Wait         time.Duration // how long a request waits for revocation evidence and DNS together: 3 s
 	Verdicts     int           // verdicts kept for new connections of known clients: 4096
 }
+
+// minRSABits and maxRSABits are what crypto/rsa and crypto/tls accept.
+const minRSABits, maxRSABits = 1024, 8192
 
 func (l *Limits) fill(failed *problems) {
 	for _, f := range []struct {
@@ -94,6 +98,10 @@ func (g *Guard) parse(raw [][]byte) (*presented, *refusal) {
 		if !x509ext.CanonicalKey(c) {
 			return nil, refusef(ReasonMalformedCertificate, "the public key of certificate %d is not written as it should be (RFC 3279, RFC 5480, RFC 8410)", i)
 		}
+		// crypto/tls refuses these, which cost too much; not everybody's TLS is crypto/tls.
+		if key, ok := c.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxRSABits {
+			return nil, refusef(ReasonMalformedCertificate, "certificate %d has an RSA key of %d bits, more than %d", i, key.N.BitLen(), maxRSABits)
+		}
 		p.certs = append(p.certs, c)
 	}
 	return p, p.checkLeaf(g.limits.Names)
@@ -107,6 +115,15 @@ func (p *presented) checkLeaf(maxNames int) *refusal {
 	}
 	if n := p.alt.Count; n > maxNames {
 		return refusef(ReasonMalformedCertificate, "%d subject alternative names, more than %d", n, maxNames)
+	}
+	if n := len(leaf.Subject.Names); n > maxNames {
+		return refusef(ReasonMalformedCertificate, "%d attributes in its subject, more than %d", n, maxNames)
+	}
+	if n := len(leaf.Policies); n > maxNames {
+		return refusef(ReasonMalformedCertificate, "%d certificate policies, more than %d", n, maxNames)
+	}
+	if key, ok := leaf.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() < minRSABits {
+		return refusef(ReasonMalformedCertificate, "an RSA key of %d bits, less than %d", key.N.BitLen(), minRSABits)
 	}
 	for _, san := range leaf.DNSNames {
 		name, err := dnsname.FromSAN(san)

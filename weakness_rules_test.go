@@ -315,14 +315,14 @@ func TestShadowDoesNotNarrowWhatIsDenied(t *testing.T) {
 	}
 }
 
-// A stranger's certificate with thousands of attributes is named by its first ones.
+// A stranger's certificate with hundreds of attributes is named by its first ones.
 func TestSubjectOfManyAttributes(t *testing.T) {
 	t.Parallel()
 	ca, stranger := mtlstest.NewCA(t, mtlstest.CAOptions{}), mtlstest.NewCA(t, mtlstest.CAOptions{})
 	g := mtlstest.NewGuard(t, pcConfig(t, pcRoots(t, ca.Authority("one")), mtls.Rule{Name: "r", Domains: []string{"a.example"}}))
 	leaf := stranger.Issue(mtlstest.Leaf{Template: func(c *x509.Certificate) {
 		c.Subject = pkix.Name{}
-		for i := range 4600 {
+		for i := range 256 {
 			c.Subject.ExtraNames = append(c.Subject.ExtraNames, pkix.AttributeTypeAndValue{Type: asn1.ObjectIdentifier{2, 5, 4, 65}, Value: fmt.Sprint(i % 10)})
 		}
 	}}).Leaf()

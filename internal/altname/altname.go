@@ -198,15 +198,17 @@ func UPNFromPolicy(s string) (string, error) {
 
 // UPNFromSAN returns the canonical form of a user principal name: ASCII letters in
 // lower case, everything else as it is. It has one "@", something on both sides of
-// it, and no blanks, controls or asterisks.
+// it, and no blanks, controls or asterisks, nor what becomes an "@" by normalisation.
 func UPNFromSAN(s string) (string, bool) {
 	user, realm, ok := strings.Cut(s, "@")
 	if !ok || user == "" || realm == "" || strings.Contains(realm, "@") || len(s) > 1024 || !utf8.ValidString(s) ||
-		strings.ContainsFunc(s, func(r rune) bool { return r == '*' || !isGraphic(r) }) {
+		strings.ContainsFunc(s, func(r rune) bool { return r == '*' || isAt(r) || !isGraphic(r) }) {
 		return "", false
 	}
 	return lowerASCII(s), true
 }
+
+func isAt(r rune) bool { return r == '\uff20' || r == '\ufe6b' }
 
 // At returns the part of a canonical e-mail address or UPN that "*@host" stands
 // for: "@host".

@@ -1,6 +1,7 @@
 package altname
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -16,17 +17,20 @@ import (
 // might take for the same name: whoever is denied must not come in by a different
 // spelling. Matching too much is the purpose.
 
-// Broad returns the key of a denying URI, e-mail address or UPN of a policy, in
-// canonical form. It matches a text of a certificate that has the key among others
-// (BroadKeys).
-func Broad(policy string) string {
+// Broad returns the keys of a denying URI, e-mail address or UPN of a policy, in
+// canonical form. It matches a text of a certificate that has one of them among its
+// own (BroadKeys).
+func Broad(policy string) []string {
 	if prefix, ok := TrustDomain(policy); ok {
-		return Fold(prefix)
+		policy = prefix
+	} else if Every(policy) {
+		policy = policy[1:]
 	}
-	if Every(policy) {
-		return Fold(policy[1:])
+	keys := []string{Fold(policy)}
+	if plain := Unescape(policy); plain != policy {
+		keys = append(keys, Fold(plain))
 	}
-	return Fold(policy)
+	return keys
 }
 
 // BroadKeys returns the keys of a text of a certificate, whatever type of name it
@@ -37,17 +41,24 @@ func BroadKeys(text string) []string {
 		folded := Fold(form)
 		keys = append(keys, folded)
 		keys = addressKeys(keys, folded)
+		// A domain may have letters that fold into others, which no domain has.
+		if cased := norm.NFC.String(strings.ToLower(form)); cased != folded && strings.Contains(cased, "@") {
+			for _, key := range addressKeys(nil, cased) {
+				at := strings.LastIndexByte(key, '@')
+				keys = append(keys, Fold(key[:at])+key[at:])
+			}
+		}
 		keys = trustDomainKeys(keys, folded)
 	}
 	return keys
 }
 
-// Forms returns the text and what else it may have been meant to be: without
-// percent-encoding (RFC 3986 section 2.1), and with UTF-8 that was read as Latin-1,
+// Forms returns the text and what else it may have been meant to be: unescaped,
+// and with UTF-8 that was read as Latin-1,
 // which is what crypto/x509 does with a T61String.
 func Forms(text string) []string {
 	forms := []string{text}
-	if plain := unescape(text); plain != text {
+	if plain := Unescape(text); plain != text {
 		forms = append(forms, plain)
 	}
 	if b, ok := latin1(text); ok && len(b) != len(text) && utf8.Valid(b) {
@@ -56,8 +67,8 @@ func Forms(text string) []string {
 	return forms
 }
 
-// unescape decodes what it can: one escape that is none does not hide the others.
-func unescape(text string) string {
+// Unescape decodes the percent-encoding (RFC 3986 section 2.1) that it can: one escape that is none does not hide the others.
+func Unescape(text string) string {
 	var b strings.Builder
 	for i := 0; i < len(text); i++ {
 		if text[i] == '%' && i+2 < len(text) {
@@ -83,17 +94,23 @@ func latin1(text string) ([]byte, bool) {
 	return b, true
 }
 
+// maxUsers bounds the users that what stands before an "@" is tried for.
+const maxUsers = 16
+
 // addressKeys appends what looks like an address in a folded text: in quotes, with
-// comments or between angle brackets (RFC 5322 section 3.4), in a URI, or with
-// something behind it.
+// comments or between angle brackets (RFC 5322 section 3.4), with blanks, in a URI, or
+// with something behind it.
 func addressKeys(keys []string, text string) []string {
 	if !strings.Contains(text, "@") {
 		return keys
 	}
 	var plain strings.Builder // without quotes and comments
-	depth := 0
+	depth, escaped := 0, false
 	for _, r := range text {
 		switch {
+		case escaped && depth > 0:
+			escaped = false
+			continue
 		case r == '(':
 			depth++
 		case r == ')':
@@ -101,8 +118,13 @@ func addressKeys(keys []string, text string) []string {
 		case depth == 0 && r != '"' && r != '\\':
 			plain.WriteRune(r)
 		}
+		escaped = r == '\\'
 	}
-	for _, s := range []string{text, plain.String()} {
+	spellings := []string{text, besideAt(text), besideAt(plain.String())}
+	for i, s := range spellings {
+		if slices.Contains(spellings[:i], s) {
+			continue
+		}
 		for rest := 0; ; {
 			i := strings.IndexByte(s[rest:], '@')
 			if i < 0 {
@@ -118,10 +140,18 @@ func addressKeys(keys []string, text string) []string {
 				from = 0
 			}
 			to := len(s)
-			if end := strings.IndexFunc(s[i+1:], func(r rune) bool { return isSeparator(r) || strings.ContainsRune("?/#&:@", r) }); end >= 0 {
+			if end := strings.IndexFunc(s[i+1:], func(r rune) bool { return isSeparator(r) || strings.ContainsRune("?/#&:@'", r) }); end >= 0 {
 				to = i + 1 + end
 			}
-			keys = hostKeys(keys, s[from:i], strings.Trim(s[i+1:to], "."))
+			user, host := s[from:i], strings.Trim(s[i+1:to], ".")
+			keys = hostKeys(keys, user, host)
+			end := len(user)
+			for range maxUsers { // which part of it is the user, as in a URI, is not known
+				if end = strings.LastIndexAny(user[:end], "/?&='"); end < 0 {
+					break
+				}
+				keys = hostKeys(keys, user[end+1:], host)
+			}
 		}
 	}
 	// A realm, or a user of it, may hold what ends an address elsewhere.
@@ -130,11 +160,26 @@ func addressKeys(keys []string, text string) []string {
 	return hostKeys(keys, text[:i], strings.TrimRight(text[i+1:], ". "))
 }
 
-// hostKeys appends the keys of a user of a host, and of every user of it.
+// besideAt leaves out the blanks beside an "@".
+func besideAt(s string) string {
+	for _, blank := range [...]string{" @", "@ "} {
+		s = strings.ReplaceAll(s, blank, "@")
+	}
+	return s
+}
+
+// hostKeys appends the keys of a user of a host, and of every user of it: with the
+// host as it is, and as A-labels and U-labels.
 func hostKeys(keys []string, user, host string) []string {
 	keys = append(keys, "@"+host, user+"@"+host)
-	if name, err := dnsname.FromPolicy(norm.NFC.String(host)); err == nil && name != host {
-		keys = append(keys, "@"+name, user+"@"+name)
+	if name, err := dnsname.FromPolicy(norm.NFC.String(host)); err == nil {
+		if name != host {
+			keys = append(keys, "@"+name, user+"@"+name)
+		}
+		if u := dnsname.Unicode(name); u != name {
+			u = Fold(u)
+			keys = append(keys, "@"+u, user+"@"+u)
+		}
 	}
 	return keys
 }

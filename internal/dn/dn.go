@@ -75,8 +75,9 @@ type Pattern struct {
 	oid    string
 	parts  []string // what stands between the asterisks; one part: the whole value
 	folded bool     // parts are folded
-	broad  []string // parts, folded broadly
-	cased  []string // parts, folded in case alone
+	// Parts of what the value may have been meant to be, folded broadly, and in case
+	// alone.
+	broad, cased [][]string
 }
 
 // ParsePattern reads a pattern, in which "*" stands for any run of characters and a
@@ -109,13 +110,28 @@ func ParsePattern(typeName, value string, ignoreCase bool) (Pattern, error) {
 	if value == "" {
 		return Pattern{}, errors.New("empty; an attribute that may have any value is *")
 	}
-	for i, part := range p.parts {
-		p.broad, p.cased = append(p.broad, altname.Fold(part)), append(p.cased, altname.FoldCase(part))
-		if ignoreCase {
+	p.fold(func(s string) string { return s })
+	if unescaped := altname.Unescape; slices.ContainsFunc(p.parts, func(part string) bool { return unescaped(part) != part }) {
+		p.fold(unescaped)
+	}
+	if ignoreCase {
+		for i, part := range p.parts {
 			p.parts[i] = fold(part)
 		}
 	}
 	return p, nil
+}
+
+// IsEmail reports whether the attribute is emailAddress (RFC 2985 section 5.2.1).
+func (p *Pattern) IsEmail() bool { return p.oid == oidEmail }
+
+func (p *Pattern) fold(form func(string) string) {
+	var broad, cased []string
+	for _, part := range p.parts {
+		part = form(part)
+		broad, cased = append(broad, altname.Fold(part)), append(cased, altname.FoldCase(part))
+	}
+	p.broad, p.cased = append(p.broad, broad), append(p.cased, cased)
 }
 
 // A Value is an attribute of a name, in the forms that patterns are compared with.
@@ -166,8 +182,13 @@ func (p *Pattern) Matches(values []Value) bool {
 // that cannot be read.
 func (p *Pattern) MayMatch(values []Value) bool {
 	return slices.ContainsFunc(values, func(v Value) bool {
-		return v.oid == p.oid && (v.unread || slices.ContainsFunc(v.broad, func(text string) bool { return like(text, p.broad) }) ||
-			slices.ContainsFunc(v.cased, func(text string) bool { return like(text, p.cased) }))
+		return v.oid == p.oid && (v.unread || anyLike(v.broad, p.broad) || anyLike(v.cased, p.cased))
+	})
+}
+
+func anyLike(texts []string, patterns [][]string) bool {
+	return slices.ContainsFunc(texts, func(text string) bool {
+		return slices.ContainsFunc(patterns, func(parts []string) bool { return like(text, parts) })
 	})
 }
 

@@ -160,6 +160,15 @@ func isASCII(s string) bool {
 	return true
 }
 
+// Unicode returns a canonical name with U-labels in place of A-labels.
+func Unicode(name string) string {
+	u, err := idna.ToUnicode(name)
+	if err != nil {
+		return name
+	}
+	return u
+}
+
 // IsWildcard reports whether the canonical name stands for all names one label
 // longer.
 func IsWildcard(name string) bool { return strings.HasPrefix(name, "*.") }

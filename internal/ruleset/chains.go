@@ -2,6 +2,7 @@ package ruleset
 
 import (
 	"crypto/x509"
+	"fmt"
 	"slices"
 )
 
@@ -44,6 +45,9 @@ type authorities []string
 // Authorities demands one of the authorities.
 func (r *Rule) Authorities(list []string) { r.chain = append(r.chain, authorities(list)) }
 
+// ChainKey is the same for rules whose conditions on chains are the same.
+func (r *Rule) ChainKey() string { return fmt.Sprintf("%#v", r.chain) }
+
 // ShareChain makes the rule use the list of another whose conditions on chains are the
 // same, so that many rules of one authority keep one list.
 func (r *Rule) ShareChain(same *Rule) { r.chain = same.chain }
@@ -82,23 +86,23 @@ func (c policies) admits(v *View) bool { return v.Asserts != nil && v.Asserts(c)
 // for that, which may be any; and at what a chain makes of it by policy mappings.
 func (c policies) denies(s *Subject) bool {
 	return slices.ContainsFunc(s.Policies, func(p x509.OID) bool {
-		return p.String() == AnyPolicy || slices.ContainsFunc(c, p.Equal)
+		return p.Equal(AnyPolicy) || slices.ContainsFunc(c, p.Equal)
 	}) || anyView(s, c.admits)
 }
 func (policies) index(*index, *Rule) bool { return false }
 
 // AnyPolicy stands for every policy (RFC 5280 section 4.2.1.4).
-const AnyPolicy = "2.5.29.32.0"
+var AnyPolicy, _ = x509.ParseOID("2.5.29.32.0")
 
 // unconstrained: no CA of the chain constrains the names that the rule goes by, in a
 // way that was not checked. A rule that denies does not mind.
-type unconstrained struct{ otherNames, directoryNames bool }
+type unconstrained struct{ otherNames, directoryNames, mailboxes bool }
 
 func (unconstrained) field() string {
 	return "names that a CA constrains in a way that is not understood"
 }
 func (c unconstrained) admits(v *View) bool {
-	return !(c.otherNames && v.OtherNames || c.directoryNames && v.DirectoryNames)
+	return !(c.otherNames && v.OtherNames || c.directoryNames && v.DirectoryNames || c.mailboxes && v.Mailboxes)
 }
 func (unconstrained) denies(*Subject) bool     { return true }
 func (unconstrained) index(*index, *Rule) bool { return false }

@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"slices"
 
+	"golang.org/x/text/unicode/norm"
+
 	"github.com/mtlsguard/mtls/internal/altname"
 	"github.com/mtlsguard/mtls/internal/dn"
 	"github.com/mtlsguard/mtls/internal/dnsname"
@@ -86,7 +88,19 @@ func (c publicKeys) index(x *index, r *Rule) {
 type domains []string
 
 // Domains demands one of the canonical names or wildcards.
-func (r *Rule) Domains(list []string) { r.add(domains(list)) }
+func (r *Rule) Domains(list []string) {
+	if !r.Deny {
+		r.add(domains(list))
+		return
+	}
+	c := &deniedDomains{domains: list}
+	for _, d := range list {
+		if folded := foldedDomain(d); folded != d {
+			c.folded = append(c.folded, folded)
+		}
+	}
+	r.add(c)
+}
 
 func (domains) field() string { return "Domains" }
 func (c domains) allows(s *Subject) bool {
@@ -106,24 +120,53 @@ func heldAs(name, domain string) bool {
 	return name == domain || dnsname.IsWildcard(domain) && !dnsname.IsWildcard(name) && parent(name) == parent(domain)
 }
 
-func (c domains) denies(s *Subject) bool {
-	if s.More {
-		return true
+func (c domains) denies(*Subject) bool    { return true } // deniedDomains is in its place
+func (domains) names() bool               { return true }
+func (domains) rank() int                 { return 3 }
+func (c domains) index(x *index, r *Rule) { c.indexed(x, r) }
+
+// deniedDomains: a domain of a rule that denies, which is looked for among all texts
+// of the certificate.
+type deniedDomains struct {
+	domains
+	// folded are other domains that capital letters, say, make of one in a text.
+	// As a dNSName they are somebody else's.
+	folded []string
+}
+
+func foldedDomain(canonical string) string {
+	u := dnsname.Unicode(canonical)
+	if u == canonical {
+		return canonical
 	}
-	for _, d := range c {
-		for _, names := range [...][]string{s.Names, s.Other} {
-			for _, n := range names {
-				if dnsname.Overlap(n, d) {
-					return true
-				}
+	folded, err := dnsname.FromPolicy(norm.NFC.String(altname.Fold(u)))
+	if err != nil {
+		return canonical
+	}
+	return folded
+}
+
+func (c *deniedDomains) allows(*Subject) bool { return false }
+func (c *deniedDomains) denies(s *Subject) bool {
+	return s.More || overlaps(c.domains, s.Names) || overlaps(c.domains, s.Other) || overlaps(c.folded, s.Other)
+}
+func (c *deniedDomains) index(x *index, r *Rule) {
+	c.indexed(x, r)
+	domains(c.folded).indexed(x, r)
+}
+
+func overlaps(list, names []string) bool {
+	for _, d := range list {
+		for _, n := range names {
+			if dnsname.Overlap(n, d) {
+				return true
 			}
 		}
 	}
 	return false
 }
-func (domains) names() bool { return true }
-func (domains) rank() int   { return 3 }
-func (c domains) index(x *index, r *Rule) {
+
+func (c domains) indexed(x *index, r *Rule) {
 	for _, d := range c {
 		x.names.add(d, r.Order)
 		switch {
@@ -151,8 +194,11 @@ func (r *Rule) Domain(s *Subject) (name, listed string) {
 // ListedDomains returns the canonical domains of the rule, or nil.
 func (r *Rule) ListedDomains() []string {
 	for _, c := range r.conds {
-		if d, ok := c.(domains); ok {
-			return d
+		switch c := c.(type) {
+		case domains:
+			return c
+		case *deniedDomains:
+			return c.domains
 		}
 	}
 	return nil
@@ -166,9 +212,9 @@ type denied struct {
 }
 
 func (r *Rule) deny(name string, list []string) {
-	c := &denied{name: name, keys: make([]string, len(list))}
-	for i, policy := range list {
-		c.keys[i] = altname.Broad(policy)
+	c := &denied{name: name, keys: make([]string, 0, len(list))}
+	for _, policy := range list {
+		c.keys = append(c.keys, altname.Broad(policy)...)
 	}
 	r.add(c)
 }
@@ -192,6 +238,7 @@ func (c *denied) index(x *index, r *Rule) {
 	for _, key := range c.keys {
 		x.texts.add(key, r.Order)
 	}
+	x.unread = append(x.unread, r.Order)
 }
 
 func indexNames(x *index, allow *postings[string], list []string, r *Rule) {
@@ -221,15 +268,15 @@ func (r *Rule) URIs(list []string) {
 }
 
 func (uris) field() string            { return "URIs" }
-func (c uris) allows(s *Subject) bool { return c.find(s) != "" }
-func (c uris) find(s *Subject) string {
+func (c uris) allows(s *Subject) bool { return c.find(s, nil) != "" }
+func (c uris) find(s *Subject, may func(string) bool) string {
 	for _, want := range c {
 		if altname.ClaimsSPIFFE(want) && !s.Alone {
 			continue
 		}
 		prefix, all := altname.TrustDomain(want)
 		for _, uri := range s.URIs {
-			if uri == want && !all || all && altname.TrustDomainOf(uri) == prefix {
+			if (uri == want && !all || all && altname.TrustDomainOf(uri) == prefix) && within(c, uri, may) {
 				return uri
 			}
 		}
@@ -253,8 +300,11 @@ func (r *Rule) Emails(list []string) {
 	r.add(emails(list))
 }
 
-func (emails) field() string             { return "Emails" }
-func (c emails) allows(s *Subject) bool  { return userAmong(c, s.Emails) != "" }
+func (emails) field() string            { return "Emails" }
+func (c emails) allows(s *Subject) bool { return c.find(s, nil) != "" }
+func (c emails) find(s *Subject, may func(string) bool) string {
+	return userAmong(c, c, s.Emails, may)
+}
 func (c emails) denies(*Subject) bool    { return true } // denied is in its place
 func (emails) names() bool               { return false }
 func (emails) rank() int                 { return 6 }
@@ -273,8 +323,11 @@ func (r *Rule) UPNs(list []string) {
 	r.chain = append(r.chain, unconstrained{otherNames: true})
 }
 
-func (upns) field() string             { return "UPNs" }
-func (c upns) allows(s *Subject) bool  { return userAmong(c, s.UPNs) != "" }
+func (upns) field() string            { return "UPNs" }
+func (c upns) allows(s *Subject) bool { return c.find(s, nil) != "" }
+func (c upns) find(s *Subject, may func(string) bool) string {
+	return userAmong(c, c, s.UPNs, may)
+}
 func (c upns) denies(*Subject) bool    { return true } // denied is in its place
 func (upns) names() bool               { return false }
 func (upns) rank() int                 { return 5 }
@@ -282,32 +335,15 @@ func (c upns) index(x *index, r *Rule) { indexNames(x, &x.upns, c, r) }
 
 // userAmong returns the first of the names that the list has, in the list's order,
 // or "".
-func userAmong(list, names []string) string {
+func userAmong(c scoped, list, names []string, may func(string) bool) string {
 	for _, want := range list {
 		for _, n := range names {
-			if n == want || altname.Every(want) && altname.At(n) == want[1:] {
+			if (n == want || altname.Every(want) && altname.At(n) == want[1:]) && within(c, n, may) {
 				return n
 			}
 		}
 	}
 	return ""
-}
-
-// Held returns the URI, the e-mail address and the user principal name of the
-// certificate by which it matches the rule, each "" where the rule has no such
-// field.
-func (r *Rule) Held(s *Subject) (uri, email, upn string) {
-	for _, c := range r.conds {
-		switch c := c.(type) {
-		case uris:
-			uri = c.find(s)
-		case emails:
-			email = userAmong(c, s.Emails)
-		case upns:
-			upn = userAmong(c, s.UPNs)
-		}
-	}
-	return uri, email, upn
 }
 
 // attribute: one of the subject's or the issuer's name.
@@ -320,7 +356,7 @@ type attribute struct {
 // Attribute demands an attribute of the subject, or of the issuer.
 func (r *Rule) Attribute(issuer bool, p dn.Pattern) {
 	r.add(&attribute{issuer: issuer, pattern: p})
-	r.chain = append(r.chain, unconstrained{directoryNames: true})
+	r.chain = append(r.chain, unconstrained{directoryNames: true, mailboxes: !issuer && p.IsEmail()})
 }
 
 func (c *attribute) field() string {

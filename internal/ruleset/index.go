@@ -64,6 +64,7 @@ type index struct {
 	uris         postings[string] // allow only; a trust domain by its prefix
 	emails, upns postings[string] // allow only; "@host" for every user of it
 	texts        postings[string] // deny only: URIs, e-mail addresses and UPNs, by broad key
+	unread       []int32          // deny only: all rules that stand in texts
 	issuerKeys   postings[Hash]
 	authorities  postings[string]
 	walked       []int32

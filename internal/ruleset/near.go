@@ -40,6 +40,11 @@ func (r *Rule) failing(s *Subject, now time.Time) string {
 			return c.field()
 		}
 	}
+	for _, c := range r.conds {
+		if c, ok := c.(scoped); ok && !anyView(s, func(v *View) bool { return v.Usable && c.find(s, v.May) != "" }) {
+			return c.field() + ", for which the authority may not speak"
+		}
+	}
 	if len(r.Views(s)) == 0 {
 		return "the chains: none satisfies all of it"
 	}

@@ -53,9 +53,12 @@ type View struct {
 	Public    bool
 	Keys      []Hash // of the CAs, the anchor included
 	Usable    bool   // false: no way to an admission; for rules that deny only
-	// OtherNames and DirectoryNames are set where a CA of the chain constrains names
-	// of these types in a way that nobody has checked.
-	OtherNames, DirectoryNames bool
+	// OtherNames, DirectoryNames and Mailboxes are set where a CA of the chain constrains
+	// names of these types in a way that nobody has checked; Mailboxes are those in the
+	// subject.
+	OtherNames, DirectoryNames, Mailboxes bool
+	// May reports whether the authority may speak for a host. Nil: for every one.
+	May func(host string) bool
 	// Asserts reports whether the chain is valid for one of the policies. Nil:
 	// false.
 	Asserts func([]x509.OID) bool
@@ -130,7 +133,7 @@ func (r *Rule) allows(s *Subject) bool {
 	}
 	anonymous := r.Anonymous()
 	for i := range s.Views {
-		if r.admits(&s.Views[i], anonymous) {
+		if r.admits(s, &s.Views[i], anonymous) {
 			return true
 		}
 	}
@@ -138,7 +141,7 @@ func (r *Rule) allows(s *Subject) bool {
 }
 
 // admits reports whether a chain satisfies the rule.
-func (r *Rule) admits(v *View, anonymous bool) bool {
+func (r *Rule) admits(s *Subject, v *View, anonymous bool) bool {
 	if !v.Usable || v.Public && anonymous && !r.AnyClient {
 		return false
 	}
@@ -147,7 +150,7 @@ func (r *Rule) admits(v *View, anonymous bool) bool {
 			return false
 		}
 	}
-	return true
+	return r.inScope(s, v)
 }
 
 // Views returns the places of the chains that satisfy the rule, in order.
@@ -155,7 +158,7 @@ func (r *Rule) Views(s *Subject) []int {
 	var list []int
 	anonymous := r.Anonymous()
 	for i := range s.Views {
-		if r.admits(&s.Views[i], anonymous) {
+		if r.admits(s, &s.Views[i], anonymous) {
 			list = append(list, i)
 		}
 	}
@@ -230,7 +233,7 @@ func (b *Broad) note(r *Rule) {
 	}
 	for _, c := range r.conds {
 		switch c.(type) {
-		case domains, *denied:
+		case *deniedDomains, *denied:
 			b.Texts = true
 		case *attribute:
 			b.Names = true
@@ -253,7 +256,7 @@ func (s *Set) Broad() Broad { return s.broad }
 func (s *Set) Match(subject *Subject, now time.Time) Match {
 	var m Match
 	deny := search{set: s, subject: subject, now: now, deny: true, best: -1}
-	if subject.More || subject.Unread { // some of its names are not known
+	if subject.More { // some of its names are not known
 		for _, pinned := range []bool{true, false} {
 			for i := 0; i < len(s.rules) && (pinned || !deny.first); i++ {
 				if r := &s.rules[i]; r.Deny && r.pinned == pinned && deny.try(r.Order) {
@@ -264,6 +267,13 @@ func (s *Set) Match(subject *Subject, now time.Time) Match {
 		}
 	} else {
 		s.deny.visit(&deny)
+		if subject.Unread && !deny.first { // nor is what it has not
+			for _, order := range s.deny.unread {
+				if deny.try(order) {
+					break
+				}
+			}
+		}
 	}
 	m.Until = deny.until
 	if deny.best >= 0 {

@@ -6,6 +6,7 @@ import (
 	"encoding/asn1"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -147,5 +148,60 @@ func TestIndexFindsWhatWalkingFinds(t *testing.T) {
 	t.Log(counts)
 	for _, kind := range []string{"none", "deny", "allow"} {
 		require.Greater(t, counts[kind], 2000)
+	}
+}
+
+// Under a public authority a rule that says nobody's name admits nobody, whatever was
+// checked when the policy was made.
+func TestNobodyIsNamedUnderAPublicAuthority(t *testing.T) {
+	for _, any := range []bool{false, true} {
+		r := ruleset.Rule{Name: "r", AnyClient: any}
+		r.Emails([]string{"*@a.example"})
+		s := &ruleset.Subject{Emails: []string{"u@a.example"}, Views: []ruleset.View{{Authority: "web", Public: true, Usable: true}}}
+		require.Equal(t, any, ruleset.New([]ruleset.Rule{r}).Match(s, start).Rule != nil)
+	}
+}
+
+// The names by which a client is identified are those for which the authority of its
+// chains may speak, and these chains alone count.
+func TestScopeOfNames(t *testing.T) {
+	of := func(hosts ...string) func(string) bool {
+		return func(h string) bool { return slices.Contains(hosts, h) }
+	}
+	s := &ruleset.Subject{
+		URIs: []string{"spiffe://b.example/x"}, Alone: true, Emails: []string{"u@b.example", "v@a.example", "w@c.example"}, UPNs: []string{"u@bücher.example", "v@xn--bcher-kva.example"},
+		Views: []ruleset.View{{Authority: "a", Usable: true, May: of("a.example")}, {Authority: "b", Usable: true, May: of("b.example", "xn--bcher-kva.example")}, {Authority: "c", Usable: true, May: of("c.example")}, {Authority: "any", Usable: true}},
+	}
+	for name, row := range map[string]struct {
+		make            func(*ruleset.Rule)
+		views           []int
+		uri, email, upn string
+	}{
+		"e-mail": {func(r *ruleset.Rule) { r.Emails([]string{"*@b.example", "*@a.example"}) }, []int{0, 3}, "", "v@a.example", ""},
+		"URI":    {func(r *ruleset.Rule) { r.URIs([]string{"spiffe://b.example/*"}) }, []int{1, 3}, "spiffe://b.example/x", "", ""},
+		"UPN":    {func(r *ruleset.Rule) { r.UPNs([]string{"*@bücher.example"}) }, []int{1, 3}, "", "", "u@bücher.example"},
+		"e-mail and UPN": {func(r *ruleset.Rule) {
+			r.Emails([]string{"*@c.example", "*@b.example"})
+			r.UPNs([]string{"*@bücher.example"})
+		}, []int{1, 3}, "", "u@b.example", "u@bücher.example"},
+		"nobody may": {func(r *ruleset.Rule) { r.Emails([]string{"*@c.example"}); r.Authorities([]string{"a", "b"}) }, nil, "", "", ""},
+		"each another one": {func(r *ruleset.Rule) {
+			r.Emails([]string{"*@a.example"})
+			r.URIs([]string{"spiffe://b.example/*"})
+			r.Authorities([]string{"a", "b"})
+		}, nil, "", "", ""},
+	} {
+		r := ruleset.Rule{Name: name}
+		row.make(&r)
+		set := ruleset.New([]ruleset.Rule{r})
+		m := set.Match(s, start)
+		require.Equal(t, row.views != nil, m.Rule != nil, name)
+		if m.Rule == nil {
+			require.NotEmpty(t, set.Near(s, start)[0].Field, name)
+			continue
+		}
+		uri, email, upn, views := m.Rule.Held(s, m.Rule.Views(s))
+		require.Equal(t, row.views, views, name)
+		require.Equal(t, []string{row.uri, row.email, row.upn}, []string{uri, email, upn}, name)
 	}
 }

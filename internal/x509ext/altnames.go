@@ -10,7 +10,8 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-var oidUPN = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 20, 2, 3}
+// oidUPN is the content of 1.3.6.1.4.1.311.20.2.3 in DER.
+const oidUPN = "\x2b\x06\x01\x04\x01\x82\x37\x14\x02\x03"
 
 // AltNames are the names in the subject alternative name extension (RFC 5280
 // section 4.2.1.6) as they were written: crypto/x509 keeps a URI only as it reads
@@ -77,12 +78,11 @@ func ReadAltNames(c *x509.Certificate) AltNames {
 // It reports whether it is a user principal name, or may be, and whether it could
 // be read.
 func readUPN(name cryptobyte.String) (upn string, is, ok bool) {
-	var oid asn1.ObjectIdentifier
-	var value, text cryptobyte.String
-	if !name.ReadASN1ObjectIdentifier(&oid) {
+	var oid, value, text cryptobyte.String
+	if !name.ReadASN1(&oid, cbasn1.OBJECT_IDENTIFIER) {
 		return "", true, false
 	}
-	if !oid.Equal(oidUPN) {
+	if string(oid) != oidUPN { // any other, however long its arcs are
 		return "", false, false
 	}
 	ok = name.ReadASN1(&value, cbasn1.Tag(0).ContextSpecific().Constructed()) && name.Empty() &&

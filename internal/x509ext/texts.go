@@ -4,9 +4,11 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/binary"
 	"slices"
 	"strings"
 	"unicode/utf16"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
@@ -24,9 +26,9 @@ const maxDepth = 16
 // the dNSNames: the attributes of the subject, the domainComponents joined in
 // both orders, and the strings in the other subject alternative names (RFC 5280
 // section 4.2.1.6), otherNames such as a user principal name included. They name
-// nobody; they are there to be forbidden.
-func Texts(c *x509.Certificate) []string {
-	var texts, components []string
+// nobody; they are there to be forbidden. It reports whether these are all.
+func Texts(c *x509.Certificate) (texts []string, whole bool) {
+	var components []string
 	for _, name := range c.Subject.Names {
 		text, ok := name.Value.(string)
 		if !ok {
@@ -40,24 +42,31 @@ func Texts(c *x509.Certificate) []string {
 	texts = append(texts, strings.Join(components, "."))
 	slices.Reverse(components)
 	texts = append(texts, strings.Join(components, "."))
-	if san, ok := extensionValue(c, oidSubjectAltName); ok {
-		var names cryptobyte.String
-		if san.ReadASN1(&names, cbasn1.SEQUENCE) {
-			texts = collect(names, texts, true, 0)
-		}
+	san, ok := extensionValue(c, oidSubjectAltName)
+	if !ok {
+		return texts, true
 	}
-	return texts
+	var names cryptobyte.String
+	if !san.ReadASN1(&names, cbasn1.SEQUENCE) {
+		return texts, false
+	}
+	return collect(names, texts, true, 0)
 }
 
-// collect appends the strings of DER, of GeneralNames at the top. What cannot be
-// read ends it: crypto/x509 refuses such certificates as well.
-func collect(in cryptobyte.String, texts []string, general bool, depth int) []string {
-	for !in.Empty() && depth < maxDepth {
+// collect appends the strings of DER, of GeneralNames at the top, and reports whether
+// it could read all of it.
+func collect(in cryptobyte.String, texts []string, general bool, depth int) ([]string, bool) {
+	if depth >= maxDepth {
+		return texts, in.Empty()
+	}
+	whole := true
+	for !in.Empty() {
 		var value cryptobyte.String
 		var tag cbasn1.Tag
 		if !in.ReadAnyASN1(&value, &tag) {
-			return texts
+			return texts, false
 		}
+		var all bool
 		switch {
 		case general && tag == cbasn1.Tag(2).ContextSpecific(): // dNSName
 		case general && (tag == cbasn1.Tag(1).ContextSpecific() || tag == cbasn1.Tag(6).ContextSpecific()): // rfc822Name, URI
@@ -65,13 +74,27 @@ func collect(in cryptobyte.String, texts []string, general bool, depth int) []st
 		case tag == cbasn1.UTF8String, tag == cbasn1.PrintableString, tag == cbasn1.IA5String, tag == cbasn1.T61String,
 			tag == cbasn1.Tag(18), tag == cbasn1.Tag(26), tag == cbasn1.Tag(27): // NumericString, VisibleString, GeneralString
 			texts = append(texts, string(value))
+		case tag == cbasn1.Tag(28): // UniversalString
+			texts = append(texts, universal(value))
 		case tag == cbasn1.Tag(30): // BMPString
 			texts = append(texts, bmp(value))
 		case tag&0x20 != 0: // constructed
-			texts = collect(value, texts, false, depth+1)
+			texts, all = collect(value, texts, false, depth+1)
+			whole = whole && all
+		case (tag == cbasn1.OCTET_STRING || tag&0xc0 != 0 && !general) && utf8.Valid(value): // implicitly tagged, perhaps a text
+			texts = append(texts, string(value))
 		}
 	}
-	return texts
+	return texts, whole
+}
+
+// universal decodes UCS-4.
+func universal(b []byte) string {
+	runes := make([]rune, 0, len(b)/4)
+	for ; len(b) >= 4; b = b[4:] {
+		runes = append(runes, rune(binary.BigEndian.Uint32(b)))
+	}
+	return string(runes)
 }
 
 func bmp(b []byte) string {

@@ -1,0 +1,122 @@
+package ruleset
+
+import (
+	"strings"
+
+	"github.com/mtlsguard/mtls/internal/dnsname"
+)
+
+// scoped is a condition by names with hosts, which a chain's authority may be bounded
+// to (View.May). Domains are not: a chain with one beyond the scope is not usable.
+type scoped interface {
+	condition
+	listed() []string
+	// host returns the host of a canonical name, and false if it has none.
+	host(name string) (string, bool)
+	// find returns the first name of the certificate that matches, of those whose host
+	// the function allows, or "". Nil allows all.
+	find(s *Subject, may func(host string) bool) string
+}
+
+func (c uris) listed() []string   { return c }
+func (c emails) listed() []string { return c }
+func (c upns) listed() []string   { return c }
+
+// host is that of the authority component (RFC 3986 section 3.2). An IP address is
+// none that a scope has, and a URN has none at all.
+func (uris) host(uri string) (string, bool) {
+	_, rest, _ := strings.Cut(uri, ":")
+	rest, ok := strings.CutPrefix(rest, "//")
+	if end := strings.IndexAny(rest, "/?#"); end >= 0 {
+		rest = rest[:end]
+	}
+	rest = rest[strings.LastIndexByte(rest, '@')+1:]
+	if colon := strings.LastIndexByte(rest, ':'); colon >= 0 && !strings.HasSuffix(rest, "]") {
+		rest = rest[:colon]
+	}
+	return rest, ok
+}
+
+func (emails) host(email string) (string, bool) {
+	return email[strings.LastIndexByte(email, '@')+1:], true
+}
+
+// host is the realm as a domain.
+func (upns) host(upn string) (string, bool) {
+	realm := upn[strings.LastIndexByte(upn, '@')+1:]
+	if name, err := dnsname.FromPolicy(realm); err == nil {
+		return name, true
+	}
+	return realm, true
+}
+
+// within reports whether the function allows the name, by its host.
+func within(c scoped, name string, may func(string) bool) bool {
+	if may == nil {
+		return true
+	}
+	host, ok := c.host(name)
+	return !ok || may(host)
+}
+
+// inScope reports whether the chain's authority may speak for what the certificate
+// is matched by.
+func (r *Rule) inScope(s *Subject, v *View) bool {
+	if v.May == nil {
+		return true
+	}
+	for _, c := range r.conds {
+		if c, ok := c.(scoped); ok && c.find(s, v.May) == "" {
+			return false
+		}
+	}
+	return true
+}
+
+// Beyond calls f with each listed URI, e-mail address and UPN that may is false for.
+func (r *Rule) Beyond(may func(host string) bool, f func(field string, place int, name string)) {
+	for _, c := range r.conds {
+		c, ok := c.(scoped)
+		if !ok {
+			continue
+		}
+		for i, name := range c.listed() {
+			if !within(c, name, may) {
+				f(c.field(), i, name)
+			}
+		}
+	}
+}
+
+// Held returns the URI, the e-mail address and the user principal name of the
+// certificate by which it matches the rule, each "" where the rule has no such
+// field, and those of the chains whose authorities may speak for all of them, of which
+// the first is one.
+func (r *Rule) Held(s *Subject, views []int) (uri, email, upn string, of []int) {
+	for at, i := range views {
+		v, all := &s.Views[i], true
+		for _, c := range r.conds {
+			c, ok := c.(scoped)
+			if !ok {
+				continue
+			}
+			var held *string
+			switch c.(type) {
+			case uris:
+				held = &uri
+			case emails:
+				held = &email
+			case upns:
+				held = &upn
+			}
+			if at == 0 {
+				*held = c.find(s, v.May)
+			}
+			all = all && within(c, *held, v.May)
+		}
+		if all {
+			of = append(of, i)
+		}
+	}
+	return uri, email, upn, of
+}
