@@ -61,7 +61,9 @@ type ActiveDirectory struct {
 	// GroupDNs; without it, a group of the account's domain that is not found is an error.
 	BaseDN string
 	// ConfigDN is the configuration of the forest, which has the NTAuth store. Empty: what
-	// the server says (configurationNamingContext).
+	// the server says (configurationNamingContext). What is read of the store counts for
+	// Lifetime, and so does an account that rests on it: a CA that is removed is refused
+	// after at most twice Lifetime, or Flush.
 	ConfigDN string
 	// MinStrength is the weakest mapping that counts. Zero: Strong. Whatever it is, a
 	// certificate that maps to two accounts, or whose SID is another account's, is
@@ -120,7 +122,7 @@ func checkAttributes(failed *problems, field string, list []string) {
 
 // checkAttribute reports what is no attribute description (RFC 4512 section 2.5).
 func checkAttribute(failed *problems, field, s string) {
-	if s == "" || strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.;") != "" {
+	if s == "" || strings.Trim(s, letters+"-.;") != "" {
 		failed.add(field, s, "not the name of an attribute")
 	}
 }

@@ -213,7 +213,8 @@ var x500Types = map[string]string{
 
 // x500 writes a name in the order of the certificate, most general attribute first,
 // each value quoted where it could be taken for something else. It reports false for
-// an empty name, which would match whoever has none, and for values that are no text.
+// an empty name, which would match whoever has none, for empty parts of one, and for
+// values that are no text.
 func x500(raw []byte) (string, bool) {
 	var name pkix.RDNSequence
 	if rest, err := asn1.Unmarshal(raw, &name); err != nil || len(rest) > 0 || len(name) == 0 {
@@ -221,6 +222,9 @@ func x500(raw []byte) (string, bool) {
 	}
 	var rdns []string
 	for _, rdn := range name {
+		if len(rdn) == 0 {
+			return "", false
+		}
 		var parts []string
 		for _, attribute := range rdn {
 			value, ok := attribute.Value.(string)

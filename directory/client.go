@@ -62,10 +62,15 @@ type unansweredError struct{ error }
 
 func (e unansweredError) Unwrap() error { return e.error }
 
-// An exceededError is of an answer that is too large. Another server may do better, but
-// it is an answer: whoever can make that about an account too large must not live on
-// an earlier one.
-type exceededError struct{ error }
+// A saidError is within an unansweredError of a server that did answer, though not what
+// was asked: too much, or a result that says no. Another server may do better, but
+// no earlier answer counts: whoever can bring that about must not live on one.
+type saidError struct {
+	error
+	account bool // may be the account's fault: the server does not rest
+}
+
+func (e saidError) Unwrap() error { return e.error }
 
 func unanswered(err error) bool {
 	var u unansweredError
@@ -92,11 +97,18 @@ func (c *client) do(ctx context.Context, work func(context.Context, *conn) error
 		if !unanswered(err) {
 			return err
 		}
-		if !errors.Is(err, errLong) { // which may be the account's fault
+		var said saidError
+		switch {
+		case errors.Is(err, errLong): // may be the account's fault
+			answered = true
+		case errors.As(err, &said):
+			answered = true
+			if !said.account {
+				c.failed(s, err)
+			}
+		default:
 			c.failed(s, err)
 		}
-		var exceeded exceededError
-		answered = answered || errors.As(err, &exceeded)
 		if text != "" {
 			text += "; "
 		}
@@ -115,7 +127,8 @@ func (c *client) do(ctx context.Context, work func(context.Context, *conn) error
 func (c *client) on(ctx context.Context, s *server, work func(context.Context, *conn) error) error {
 	if cn := c.take(s); cn != nil {
 		err := c.use(ctx, s, cn, work)
-		if !unanswered(err) || errors.Is(err, errSlow) || ctx.Err() != nil {
+		var said saidError
+		if !unanswered(err) || errors.As(err, &said) || errors.Is(err, errSlow) || ctx.Err() != nil {
 			return err
 		}
 		// The server may have closed its connections meanwhile, or been restarted.
@@ -163,6 +176,14 @@ func (c *client) order() []*server {
 		return 0
 	})
 	return list
+}
+
+// resting reports whether every server has failed lately.
+func (c *client) resting() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.Now()
+	return !slices.ContainsFunc(c.servers, func(s *server) bool { return !s.restsUntil.After(now) })
 }
 
 func (c *client) failed(s *server, err error) {

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,7 +20,8 @@ import (
 // answers count.
 type Connection struct {
 	// URLs are the servers of one directory, in order of preference: "ldaps://host" or
-	// "ldap://host", perhaps with a port. On ldap:// StartTLS is required. The first
+	// "ldap://host", perhaps with a port; the host is an IP address or a name of letters,
+	// digits and "-._". On ldap:// StartTLS is required. The first
 	// server that answers is asked; one that failed is asked last for a while.
 	URLs []string
 	// RootCAs are the authorities that may have issued the servers' certificates, which
@@ -28,7 +31,8 @@ type Connection struct {
 	// reads the password, and says who is whose account.
 	InsecurePlaintext bool
 	// User is the name that the service binds with: a distinguished name or, in Active
-	// Directory, a user principal name. It should be able to read and nothing else.
+	// Directory, a user principal name. It should be able to read and nothing else. What it
+	// may not read counts as absent on some servers: see LDAP.Enabled.
 	// Empty: anonymous, which Active Directory does not answer.
 	User string
 	// Password returns the password of User. It is called for each new connection, so
@@ -37,7 +41,7 @@ type Connection struct {
 	Password func(context.Context) (string, error)
 	// Timeout is how long one server may take to accept a connection, or to answer one
 	// question. Zero: 1 s. A guard's client waits for 3 s in all, so that with the default there is
-	// time for a second server.
+	// time for a second server. At most 1 minute.
 	Timeout time.Duration
 	// MaxConns bounds the connections that are open at once, to all servers. Zero: 4.
 	MaxConns int
@@ -46,11 +50,17 @@ type Connection struct {
 	// a sixth of it.
 	Lifetime time.Duration
 	// Stale is for how long after its Lifetime an account still counts while the
-	// directory does not answer. Each use is logged. It never outlives the account's
-	// own end, nor an answer that says no, is incomplete, or refuses the service's
-	// password; nor is it for a client that goes away. Zero: not at all. At most 24 hours.
+	// directory does not answer: no server is reached, or each is silent, drops the
+	// connection, or is busy, unavailable or out of time (LDAP results 51, 52 and 3). Each
+	// use is logged. It never outlives the account's own end, nor an answer of another
+	// kind: one that says no, is incomplete or too large, is any other result, or refuses
+	// the service's password. Nor does it outlive a Password that fails, or a later answer
+	// about the account, for whichever certificate, that disables it or has other groups.
+	// It is not for a client that goes away, or that waits for less than Timeout. Zero: not
+	// at all. At most 24 hours.
 	Stale time.Duration
-	// CacheSize is how many answers are kept. Zero: 4096.
+	// CacheSize is how many answers are kept, and of how many accounts the last answer is,
+	// without which Stale is not for the account. Zero: 4096.
 	CacheSize int
 	// Logger takes servers that do not answer, accounts that are locked or expired, and
 	// uses of Stale. Nil: slog.Default().
@@ -111,7 +121,7 @@ func (c *Connection) fill(failed *problems, of string) []*server {
 	for i, text := range c.URLs {
 		s, err := parseServer(text)
 		if err != nil {
-			*failed = append(*failed, &mtls.ConfigError{Field: fmt.Sprintf("%s.URLs[%d]", of, i), Value: text, Problem: "not the URL of a server", Err: err})
+			*failed = append(*failed, &mtls.ConfigError{Field: fmt.Sprintf("%s.URLs[%d]", of, i), Value: shown(text), Problem: "not the URL of a server", Err: err})
 			continue
 		}
 		s.plaintext = !s.ldaps && c.InsecurePlaintext
@@ -127,7 +137,7 @@ func (c *Connection) fill(failed *problems, of string) []*server {
 func parseServer(text string) (*server, error) {
 	u, err := url.Parse(text)
 	if err != nil {
-		return nil, errors.Unwrap(err)
+		return nil, errors.New("it cannot be parsed") // what url says may quote a password
 	}
 	s := &server{name: text, host: u.Hostname(), ldaps: u.Scheme == "ldaps"}
 	switch {
@@ -136,6 +146,9 @@ func parseServer(text string) (*server, error) {
 	case s.host == "" || strings.HasSuffix(u.Host, ":") || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
 		return nil, errors.New("nothing but a host and a port")
 	}
+	if _, err := netip.ParseAddr(s.host); err != nil && strings.Trim(s.host, letters+"-._") != "" {
+		return nil, errors.New("the host is neither a name nor an IP address")
+	}
 	port := u.Port()
 	if port == "" {
 		port = "389"
@@ -143,6 +156,30 @@ func parseServer(text string) (*server, error) {
 			port = "636"
 		}
 	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return nil, errors.New("the port is not between 1 and 65535")
+	}
 	s.address = net.JoinHostPort(s.host, port)
 	return s, nil
+}
+
+// letters are those of names, and digits.
+const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+// shown is what an error shows of a URL, which may have a password in it.
+func shown(text string) string {
+	if !strings.ContainsAny(text, "@?#") {
+		return text
+	}
+	for _, scheme := range []string{"ldaps://", "ldap://"} {
+		if !strings.HasPrefix(text, scheme) {
+			continue
+		}
+		u, err := url.Parse(text)
+		if err != nil || strings.Contains(u.Path+u.RawQuery+u.Fragment, "@") { // the host may be a part of the password
+			return scheme + "..."
+		}
+		return scheme + u.Host
+	}
+	return "..."
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,6 +31,9 @@ type conn struct {
 	made   time.Time
 	broken bool // something of an earlier answer may still come
 	root   *rootDSE
+
+	checked bool  // for filters with a negation
+	unfit   error // and why they are not asked here
 }
 
 // within runs one operation. What has not ended in time is ended by closing the
@@ -134,7 +138,11 @@ func startTLS(raw net.Conn) error {
 		return fmt.Errorf("StartTLS: %w", errNoLDAP)
 	}
 	if err := ldap.GetLDAPError(answer); err != nil {
-		return fmt.Errorf("StartTLS is refused: %w", explain(err))
+		refused := fmt.Errorf("StartTLS is refused: %w", explain(err))
+		if says(err) {
+			return saidError{refused, false}
+		}
+		return refused
 	}
 	return nil
 }
@@ -149,10 +157,18 @@ var activeDirectorySays = map[string]string{
 
 // bindError says what to do about a refused bind.
 func (c *client) bindError(err error, password string) error {
-	if !ldap.IsErrorWithCode(err, ldap.LDAPResultInvalidCredentials) {
+	const wrong = "the password is wrong or has expired, or the account is locked or disabled"
+	why := wrong
+	switch {
+	case ldap.IsErrorWithCode(err, ldap.LDAPResultInvalidCredentials):
+	case ldap.IsErrorAnyOf(err, ldap.LDAPResultConstraintViolation, ldap.LDAPResultInappropriateAuthentication,
+		ldap.LDAPResultInsufficientAccessRights, ldap.LDAPResultUnwillingToPerform): // too many attempts, inactive
+		why = explain(err).Error() + ": " + wrong
+	case says(err):
+		return unansweredError{saidError{fmt.Errorf("bind as %s: %w", quote(c.User), explain(err)), false}}
+	default:
 		return unansweredError{fmt.Errorf("bind as %s: %w", quote(c.User), explain(err))}
 	}
-	why := "the password is wrong or has expired, or the account is locked or disabled"
 	if _, after, ok := strings.Cut(err.Error(), ", data "); ok {
 		code, _, _ := strings.Cut(after, ",")
 		if says, ok := activeDirectorySays[strings.TrimSpace(code)]; ok {
@@ -167,7 +183,7 @@ func (c *client) bindError(err error, password string) error {
 // explain shortens an error of package ldap, which may quote what the server says.
 func explain(err error) error {
 	var e *ldap.Error
-	if !errors.As(err, &e) || e.ResultCode >= ldap.ErrorNetwork {
+	if !errors.As(err, &e) || local(e) {
 		return err
 	}
 	name := ldap.LDAPResultCodeMap[e.ResultCode]
@@ -181,6 +197,19 @@ func explain(err error) error {
 		hint = ": the service may not read; see User"
 	}
 	return fmt.Errorf("LDAP result %d (%s)%s", e.ResultCode, name, hint)
+}
+
+// local reports whether an error is package ldap's own.
+func local(e *ldap.Error) bool {
+	return e.ResultCode >= ldap.ErrorNetwork && e.ResultCode <= ldap.ErrorMalformedPacket
+}
+
+// says reports whether an error is a result of the server's (RFC 4511 appendix A) other
+// than that it cannot answer now.
+func says(err error) bool {
+	var e *ldap.Error
+	return errors.As(err, &e) && !local(e) &&
+		e.ResultCode != ldap.LDAPResultTimeLimitExceeded && e.ResultCode != ldap.LDAPResultBusy && e.ResultCode != ldap.LDAPResultUnavailable
 }
 
 // errMore means that there are more entries than were asked for.
@@ -208,8 +237,8 @@ func (cn *conn) search(ctx context.Context, base string, scope int, filter strin
 		return result.Entries, errMore
 	case ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject):
 		return nil, errAbsent
-	case cn.framed.budget.exceeded():
-		return nil, unansweredError{exceededError{explain(err)}}
+	case says(err) || cn.framed.budget.exceeded():
+		return nil, unansweredError{saidError{explain(err), true}}
 	}
 	return nil, unansweredError{explain(err)}
 }
@@ -244,15 +273,20 @@ func (cn *conn) contexts(ctx context.Context) (*rootDSE, error) {
 }
 
 // values returns the values of an attribute, and whether these are all of them: a
-// directory gives long lists in pieces ([MS-ADTS] 3.1.1.3.1.3.3).
+// directory gives long lists in pieces ([MS-ADTS] 3.1.1.3.1.3.3). With other options
+// than ;range= and ;binary it is another attribute (RFC 4512 section 2.5).
 func values(e *ldap.Entry, attribute string) ([][]byte, bool) {
 	var list [][]byte
 	for _, a := range e.Attributes {
-		name, options, _ := strings.Cut(a.Name, ";")
-		if !strings.EqualFold(a.Name, attribute) && (!strings.EqualFold(name, attribute) || options == "") {
+		if len(a.Name) < len(attribute) || !strings.EqualFold(a.Name[:len(attribute)], attribute) {
 			continue
 		}
-		if strings.Contains(strings.ToLower(options), "range=") {
+		options := strings.Split(strings.ToLower(a.Name[len(attribute):]), ";")
+		ranged := func(option string) bool { return strings.HasPrefix(option, "range=") }
+		if options[0] != "" || slices.ContainsFunc(options[1:], func(o string) bool { return o != "binary" && !ranged(o) }) {
+			continue
+		}
+		if slices.ContainsFunc(options, ranged) {
 			return nil, false
 		}
 		list = append(list, a.ByteValues...)

@@ -10,6 +10,7 @@ var (
 	SIDText  = sidText
 	SIDBytes = sidBytes
 	X500     = x500
+	Defines  = defines
 )
 
 // ReadMessage is readMessage with a budget.
@@ -23,6 +24,15 @@ func ReadMessage(r io.Reader, most int64) ([]byte, error) {
 func FillTemplate(text, value string, allowed ...string) (string, error) {
 	t, err := parseTemplate(text, allowed...)
 	return t.fill(func(string) string { return value }), err
+}
+
+// EqualTemplate says what is wrong with how a filter compares its fields.
+func EqualTemplate(text string, more, allowed []string) error {
+	t, err := parseTemplate(text, allowed...)
+	if err != nil {
+		return err
+	}
+	return t.equal(more...)
 }
 
 // FilterOf returns the filter for a certificate, and the strings of its mappings.
@@ -47,6 +57,9 @@ func (k flushHook) flush() { k.before(); k.adKind.flush() }
 
 // HookFlush has a function called within Flush, of a domain's Mapper.
 func HookFlush(m *Mapper, before func()) { m.kind = flushHook{m.kind.(*adKind), before} }
+
+// Latest returns the IDs of the accounts whose last answer is known.
+func Latest(m *Mapper) []string { return m.latest.Keys() }
 
 // CacheKeys returns the keys of the answers that are kept.
 func CacheKeys(m *Mapper) []string { return m.cache.Keys() }

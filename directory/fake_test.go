@@ -2,7 +2,9 @@ package directory_test
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -28,6 +30,8 @@ type fake struct {
 	bind     int    // result of binds
 	bindSays string // diagnostic message
 	binds    int
+	tls      *tls.Config // for StartTLS; nil: there is none
+	startTLS int         // result of StartTLS
 	conns    int
 	open     int
 	most     int // open at once
@@ -114,6 +118,16 @@ func (f *fake) serve(ctx context.Context, c net.Conn) {
 			if !f.search(ctx, c, id, op) {
 				return
 			}
+		case ldap.ApplicationExtendedRequest:
+			f.mu.Lock()
+			code, conf := f.startTLS, f.tls
+			f.mu.Unlock()
+			if _, err := c.Write(result(id, ldap.ApplicationExtendedResponse, code, "")); err != nil || conf == nil {
+				return
+			}
+			if code == 0 {
+				c = tls.Server(c, conf)
+			}
 		default:
 			return
 		}
@@ -158,6 +172,20 @@ func (f *fake) search(ctx context.Context, c net.Conn, id int64, op *ber.Packet)
 	}
 	_, err = c.Write(out)
 	return err == nil
+}
+
+// pipe returns a Dial for the servers, without a network: for testing/synctest.
+func pipe(t testing.TB, servers ...*fake) func(context.Context, string, string) (net.Conn, error) {
+	return func(_ context.Context, _, address string) (net.Conn, error) {
+		for _, f := range servers {
+			if f.addr == address {
+				a, b := net.Pipe()
+				go f.serve(t.Context(), b)
+				return a, nil
+			}
+		}
+		return nil, errors.New("no such server")
+	}
 }
 
 func message(id int64) *ber.Packet {
@@ -295,7 +323,7 @@ func (d *fakeAD) reply(q question) reply {
 func (f *fake) connection() directory.Connection {
 	return directory.Connection{
 		URLs: []string{"ldap://" + f.addr}, InsecurePlaintext: true, User: "svc", Password: given("secret-of-svc"),
-		Timeout: 20 * time.Second, Logger: (&testdir.Log{}).Logger(),
+		Timeout: time.Minute, Logger: (&testdir.Log{}).Logger(),
 	}
 }
 
@@ -315,3 +343,68 @@ func (f *fake) last() question {
 	defer f.mu.Unlock()
 	return f.asked[len(f.asked)-1]
 }
+
+// fakeLDAP is a small directory of another kind. Fields may be changed before it is asked.
+type fakeLDAP struct {
+	*fake
+	root, schema   map[string][]string
+	people, groups []entry        // of every search
+	code           map[string]int // results by base
+}
+
+const fakeSchema = "cn=schema"
+
+func newFakeLDAP(t testing.TB) *fakeLDAP {
+	t.Helper()
+	d := &fakeLDAP{
+		root: map[string][]string{"subschemaSubentry": {fakeSchema}},
+		schema: map[string][]string{
+			"attributeTypes": {"( 2.5.4.3 NAME ( 'cn' 'commonName' ) SUP name )", "( 1.2.3.4 NAME 'locked' DESC 'when, in (brackets)' SYNTAX 1.3.6.1.4.1.1466.115.121.1.24 SINGLE-VALUE )"},
+			"matchingRules":  {"( 2.5.13.2 NAME 'caseIgnoreMatch' SYNTAX 1.3.6.1.4.1.1466.115.121.1.15 )"}},
+		people: []entry{{"uid=a,dc=x", map[string][]string{"uid": {"a"}}}},
+		code:   map[string]int{},
+	}
+	d.fake = newFake(t, func(q question) reply {
+		r := reply{code: d.code[q.base]}
+		switch {
+		case q.base == "":
+			r.entries = []entry{{"", d.root}}
+		case q.base == fakeSchema:
+			r.entries = []entry{{fakeSchema, d.schema}}
+		case strings.Contains(q.filter, "member"):
+			r.entries = d.groups
+		default:
+			r.entries = d.people
+		}
+		if r.code != 0 {
+			r.entries = nil
+		}
+		return r
+	})
+	return d
+}
+
+func (d *fakeLDAP) config() directory.LDAP {
+	return directory.LDAP{Connection: d.connection(), BaseDN: "dc=x", Filter: "(mail={email})"}
+}
+
+// byEmail is a client of the e-mail address.
+func byEmail(email string) func(*mtlstest.Identity) {
+	return func(i *mtlstest.Identity) { i.Email = email }
+}
+
+// staleAD is a domain with Stale, of an hour.
+func staleAD(t testing.TB, set ...func(*directory.ActiveDirectory)) (*fakeAD, *mtlstest.Clock, *directory.Mapper) {
+	t.Helper()
+	d := newFakeAD(t)
+	clock := mtlstest.NewClock(time.Time{})
+	cfg := d.config()
+	cfg.Now, cfg.Stale = clock.Now, time.Hour
+	for _, f := range set {
+		f(&cfg)
+	}
+	return d, clock, newAD(t, cfg)
+}
+
+// silent are the results with which a server does not answer.
+var silent = map[int]bool{ldap.LDAPResultTimeLimitExceeded: true, ldap.LDAPResultBusy: true, ldap.LDAPResultUnavailable: true}

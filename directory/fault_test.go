@@ -75,7 +75,7 @@ func TestServerFaults(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			d := newFakeAD(t)
+			d, good := newFakeAD(t), newFakeAD(t)
 			d.set(func(q question) reply {
 				r := d.reply(q)
 				if q.base == fakeBase {
@@ -83,21 +83,18 @@ func TestServerFaults(t *testing.T) {
 				}
 				return r
 			})
-			cfg := d.config()
-			cfg.Timeout = time.Second
-			_, err := mapped(t, newAD(t, cfg), d.alice(t))
-			requireUnknown(t, err, d.addr, row.err)
-
-			good := newFakeAD(t)
-			good.store[0].values["cACertificate"] = []string{string(d.ca.Certificate().Raw)}
-			cfg.URLs = append(cfg.URLs, "ldap://"+good.addr)
-			cfg.Timeout = 5 * time.Second
-			if row.err != "" {
-				cfg.Timeout = time.Second
-			}
-			a, err := mapped(t, newAD(t, cfg), d.alice(t))
-			require.NoError(t, err)
-			require.Equal(t, "alice", a.Name)
+			good.store = d.store
+			cert := d.alice(t)
+			synctest.Test(t, func(t *testing.T) {
+				cfg := d.config()
+				cfg.Dial = pipe(t, d.fake, good.fake)
+				_, err := mapped(t, newAD(t, cfg), cert)
+				requireUnknown(t, err, d.addr, row.err)
+				cfg.URLs = append(cfg.URLs, "ldap://"+good.addr)
+				a, err := mapped(t, newAD(t, cfg), cert)
+				require.NoError(t, err)
+				require.Equal(t, "alice", a.Name)
+			})
 		})
 	}
 }
@@ -212,18 +209,19 @@ func TestStartTLS(t *testing.T) {
 					}
 					wg.Go(func() {
 						defer c.Close()
-						c.SetDeadline(time.Now().Add(20 * time.Second))
+						c.SetDeadline(time.Now().Add(time.Minute))
 						if _, err := ber.ReadPacket(c); err != nil {
 							return
 						}
 						play(recorded{c, &seen})
+						_ = c.(*net.TCPConn).CloseWrite()
 						_, _ = io.Copy(&seen, c)
 					})
 				}
 			})
 			t.Cleanup(func() { l.Close(); wg.Wait() })
 			m := newAD(t, directory.ActiveDirectory{Connection: directory.Connection{
-				URLs: []string{"ldap://" + l.Addr().String()}, RootCAs: ca.Pool(), User: "svc", Password: given("secret-of-svc"), Timeout: 2 * time.Second, Logger: (&testdir.Log{}).Logger()}})
+				URLs: []string{"ldap://" + l.Addr().String()}, RootCAs: ca.Pool(), User: "svc", Password: given("secret-of-svc"), Timeout: time.Minute, Logger: (&testdir.Log{}).Logger()}})
 			requireUnknown(t, m.Check(t.Context()), "TLS", map[string]string{
 				"refused": "StartTLS is refused: LDAP result 2", "another session": "StartTLS is refused: LDAP result 52", "another operation": "does not speak LDAP", "another class": "does not speak LDAP",
 				"another message": "does not speak LDAP", "no operation": "does not speak LDAP", "a large message": "4 MiB", "half a message": "StartTLS",
@@ -378,7 +376,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 		open := gate(d)
 		defer open()
 		cfg := cfg
-		cfg.MaxConns, cfg.Timeout = 1, 20*time.Second
+		cfg.MaxConns = 1
 		m := newAD(t, cfg)
 		d.code = map[string]int{}
 		before := d.searches(fakeBase)
@@ -510,17 +508,28 @@ func TestCacheLapses(t *testing.T) {
 	})
 }
 
+// waited is a context whose deadline passes when it is done.
+type waited struct {
+	context.Context
+	done chan struct{}
+}
+
+func (w waited) Done() <-chan struct{} { return w.done }
+
+func (w waited) Err() error {
+	select {
+	case <-w.done:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
 // TestStale: only what was admitted, only while the directory does not answer, only
 // for so long.
 func TestStale(t *testing.T) {
 	t.Parallel()
-	start := func(t *testing.T) (*fakeAD, *mtlstest.Clock, *directory.Mapper) {
-		d := newFakeAD(t)
-		clock := mtlstest.NewClock(time.Time{})
-		cfg := d.config()
-		cfg.Now, cfg.Stale = clock.Now, time.Hour
-		return d, clock, newAD(t, cfg)
-	}
+	start := func(t *testing.T) (*fakeAD, *mtlstest.Clock, *directory.Mapper) { return staleAD(t) }
 	down := func(d *fakeAD) { d.code[fakeBase] = 52 }
 	t.Run("an answer that says no ends it", func(t *testing.T) {
 		d, clock, m := start(t)
@@ -604,49 +613,65 @@ func TestStale(t *testing.T) {
 		_, err = mapped(t, m, cert)
 		requireUnknown(t, err)
 	})
-	t.Run("while the directory is slow", func(t *testing.T) {
-		d, clock, m := start(t)
-		cert := d.alice(t)
-		_, err := mapped(t, m, cert)
-		require.NoError(t, err)
-		open := gate(d)
-		defer open()
-		clock.Advance(time.Minute)
-		ctx, cancel := context.WithDeadlineCause(t.Context(), time.Unix(0, 0), errors.New("the guard has waited"))
-		defer cancel()
-		a, err := m.MapAccount(ctx, identity(t, cert))
-		require.NoError(t, err)
-		require.Equal(t, "alice", a.Name)
-	})
+	for name, row := range map[string]struct {
+		wait  time.Duration
+		known bool
+	}{
+		"while the directory is slow":          {time.Minute, true},
+		"not for a client that waits for less": {time.Minute - 1, false},
+		"not for a client that does not wait":  {0, false},
+		"not while the clock is set back":      {-time.Second, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, clock, m := start(t)
+			cert := d.alice(t)
+			_, err := mapped(t, m, cert)
+			require.NoError(t, err)
+			open := gate(d)
+			defer open()
+			clock.Advance(2 * time.Minute)
+			before := d.searches(fakeBase)
+			ctx, done := waited{t.Context(), make(chan struct{})}, make(chan error)
+			id := identity(t, cert)
+			go func() {
+				_, err := m.MapAccount(ctx, id)
+				done <- err
+			}()
+			eventually(t, func() bool { return d.searches(fakeBase) > before })
+			clock.Advance(row.wait)
+			close(ctx.done)
+			if err := <-done; row.known {
+				require.NoError(t, err)
+			} else {
+				requireUnknown(t, err, "no answer while the client waited")
+			}
+		})
+	}
 	t.Run("while no connection is free", func(t *testing.T) {
 		d := newFakeAD(t)
-		clock := mtlstest.NewClock(time.Time{})
-		cfg := d.config()
-		cfg.Now, cfg.Stale, cfg.MaxConns, cfg.Timeout = clock.Now, time.Hour, 1, 3*time.Second
-		dialing, hang := make(chan struct{}, 1), make(chan struct{})
-		var hangs atomic.Bool
-		cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-			if hangs.Load() {
-				dialing <- struct{}{}
-				<-hang
+		cert, other := d.alice(t), d.alice(t)
+		synctest.Test(t, func(t *testing.T) {
+			cfg := d.config()
+			cfg.Now, cfg.Stale, cfg.MaxConns = time.Now, time.Hour, 1
+			var hang chan struct{}
+			cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+				if hang != nil {
+					<-hang
+				}
+				return pipe(t, d.fake)(ctx, network, address)
 			}
-			return (&net.Dialer{}).DialContext(ctx, network, address)
-		}
-		m := newAD(t, cfg)
-		cert := d.alice(t)
-		_, err := mapped(t, m, cert)
-		require.NoError(t, err)
-		hangs.Store(true)
-		clock.Advance(10 * time.Minute)
-		var wg sync.WaitGroup
-		defer wg.Wait()
-		defer close(hang)
-		other := identity(t, d.alice(t))
-		wg.Go(func() { _, _ = m.MapAccount(t.Context(), other) })
-		<-dialing
-		a, err := mapped(t, m, cert)
-		require.NoError(t, err)
-		require.Equal(t, "alice", a.Name)
+			m := newAD(t, cfg)
+			_, err := mapped(t, m, cert)
+			require.NoError(t, err)
+			hang = make(chan struct{})
+			<-time.After(10 * time.Minute) // the connection is replaced
+			go func() { _, _ = m.MapAccount(t.Context(), identity(t, other)) }()
+			synctest.Wait()
+			a, err := mapped(t, m, cert)
+			require.NoError(t, err)
+			require.Equal(t, "alice", a.Name)
+			close(hang)
+		})
 	})
 	t.Run("not for a client that goes away", func(t *testing.T) {
 		d, clock, m := start(t)

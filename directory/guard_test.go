@@ -35,7 +35,7 @@ func guarded(t testing.TB, d *fakeAD, groups ...string) (mtls.Config, *directory
 	policy, err := mtls.NewPolicy(mtls.Rule{Name: "staff", UPNs: []string{"*@fake.test"}, Authorities: []string{"enterprise"}, Origin: mtls.NoOrigin(), Groups: groups})
 	require.NoError(t, err)
 	return mtls.Config{Roots: roots, Policy: policy, Revocation: mtls.NoRevocation(), Accounts: m, Now: clock.Now, Logger: (&testdir.Log{}).Logger(),
-		Limits: mtls.Limits{Wait: 30 * time.Second}}, m, clock
+		Limits: mtls.Limits{Wait: time.Minute}}, m, clock
 }
 
 // TestAnswersOfAGuard: what each answer of the directory means to a client.

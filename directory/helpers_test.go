@@ -109,7 +109,7 @@ func identity(t testing.TB, cert *mtlstest.Certificate, more ...func(*mtlstest.I
 // mapped maps a certificate.
 func mapped(t testing.TB, m *directory.Mapper, cert *mtlstest.Certificate) (mtls.Account, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	return m.MapAccount(ctx, identity(t, cert))
 }

@@ -27,8 +27,17 @@ import (
 // whose value is not plain ASCII is refused: directories compare other characters
 // loosely. In attributes that are no strings, such as telephoneNumber or
 // distinguished names, plain ASCII as well: do not compare those with a client's
-// names. A value has one field, and is not a distinguished name around it. Any CA can
-// write any name: the rule says, in Authorities, whose certificates it means.
+// names. A value has one field, and is not a distinguished name around it. It is
+// compared for equality, by = or one of the rules caseExactMatch, caseIgnoreMatch,
+// caseExactIA5Match, caseIgnoreIA5Match and octetStringMatch, and not under a !: nothing
+// else is about this one client. Any CA can write any name: the rule says, in
+// Authorities, whose certificates it means.
+//
+// Under a !, an attribute or matching rule that the server does not know would be true of
+// everybody on some servers. So the first lookup with a connection reads the server's
+// schema (subschemaSubentry of the root entry, attributeTypes and matchingRules), and
+// nobody is admitted unless it has all that Filter, Enabled and GroupFilter name under a !.
+// Active Directory is refused with any: use NewActiveDirectory.
 //
 // The account's ID is the entry's distinguished name.
 type LDAP struct {
@@ -46,6 +55,9 @@ type LDAP struct {
 	//
 	//	(&(!(pwdAccountLockedTime=*))(|(!(krbPrincipalExpiration=*))(krbPrincipalExpiration>={now})))
 	//
+	// What User may not read counts as absent on some servers, so that a ! is true: where
+	// possible say what an account in use has, such as (employeeType=active).
+	//
 	// Not with Stale, as the Mapper does not learn when the account ends: it counts for
 	// what is left of Lifetime, which is at most 5 minutes longer. Empty: every entry that
 	// Filter finds.
@@ -54,11 +66,13 @@ type LDAP struct {
 	GroupBaseDN string
 	// GroupFilter finds the groups of a member, such as "(member={dn})" or
 	// "(&(objectClass=posixGroup)(memberUid={name}))". {dn} is the entry's
-	// distinguished name, {name} the account's name. Empty: no groups.
+	// distinguished name, {name} the account's name. They are compared as those of Filter
+	// are, or by 1.2.840.113556.1.4.1941 (LDAP_MATCHING_RULE_IN_CHAIN). Empty: no groups.
 	GroupFilter string
 	// GroupName is the attribute that names a group in Account.Groups. Empty: cn. A group
-	// without it is not known, nor then is the account. "dn" in any case: the
-	// distinguished name, which is unique where several groups may have one cn.
+	// without it, or with several, is not known, nor then is the account. "dn" in any case:
+	// the distinguished name, which is unique. Use it where those who make or edit one
+	// group must not be able to name it like another.
 	GroupName string
 	// GroupDepth is how deep groups in groups are followed by GroupFilter's {dn}: 0 finds
 	// the groups of the account, 1 those that these are in as well. At most 16. Loops end.
@@ -97,6 +111,7 @@ func NewLDAP(cfg LDAP) (*Mapper, error) {
 	bounded(&failed, of+".MaxGroups", &cfg.MaxGroups, 1000, 10000)
 	k := &ldapKind{LDAP: cfg}
 	k.filter = checkTemplate(&failed, of+".Filter", cfg.Filter, "domain", "uri", "email", "upn", "cn", "uid", "fingerprint", "account", "rule")
+	checkEqual(&failed, of+".Filter", cfg.Filter, k.filter)
 	if len(k.filter.fields) == 0 {
 		failed.add(of+".Filter", cfg.Filter, "no field: every client would be the same account")
 	}
@@ -108,6 +123,7 @@ func NewLDAP(cfg LDAP) (*Mapper, error) {
 	}
 	if cfg.GroupFilter != "" {
 		k.member = checkTemplate(&failed, of+".GroupFilter", cfg.GroupFilter, "dn", "name")
+		checkEqual(&failed, of+".GroupFilter", cfg.GroupFilter, k.member, inChain)
 		if len(k.member.fields) == 0 {
 			failed.add(of+".GroupFilter", cfg.GroupFilter, "no field: everybody would be in the same groups")
 		}
@@ -118,6 +134,7 @@ func NewLDAP(cfg LDAP) (*Mapper, error) {
 	if err := failed.err(); err != nil {
 		return nil, err
 	}
+	k.negations = slices.Concat(negationsOf(of+".Filter", k.filter), negationsOf(of+".Enabled", k.enabled), negationsOf(of+".GroupFilter", k.member))
 	return newMapper(k, cfg.Connection, servers)
 }
 
@@ -129,9 +146,16 @@ func checkTemplate(failed *problems, field, text string, allowed ...string) temp
 	return t
 }
 
+func checkEqual(failed *problems, field, text string, t template, more ...string) {
+	if err := t.equal(more...); err != nil {
+		*failed = append(*failed, &mtls.ConfigError{Field: field, Value: text, Problem: "unusable", Err: err})
+	}
+}
+
 type ldapKind struct {
 	LDAP
 	filter, enabled, member template
+	negations               []negation
 }
 
 func (k *ldapKind) question(id *mtls.Identity) (string, asker, error) {
@@ -199,6 +223,9 @@ func fieldOf(id *mtls.Identity, field string) (string, error) {
 
 // lookUp finds the account.
 func (k *ldapKind) lookUp(ctx context.Context, cn *conn, filter string) (mtls.Account, error) {
+	if err := k.ready(ctx, cn); err != nil {
+		return mtls.Account{}, err
+	}
 	e, err := cn.unique(ctx, k.BaseDN, filter, append([]string{k.Name}, k.Attributes...)...)
 	if err != nil {
 		return mtls.Account{}, err
@@ -265,14 +292,14 @@ func (k *ldapKind) groups(ctx context.Context, cn *conn, dn, name string) ([]str
 					list = append(list, g.DN)
 					continue
 				}
-				names, err := texts(g, k.GroupName)
-				if err == nil && len(names) == 0 {
+				name, err := single(g, k.GroupName)
+				if err == nil && name == "" {
 					err = fmt.Errorf("group %s has no %s that User may read", quote(g.DN), k.GroupName)
 				}
 				if err != nil {
 					return nil, err
 				}
-				list = append(list, names...)
+				list = append(list, name)
 			}
 		}
 		members = next

@@ -32,10 +32,11 @@ type Mapper struct {
 	kind    kind
 	client  *client
 	cache   *lru.Cache[string, *answer]
+	latest  *lru.Cache[string, *answer] // by Account.ID, for standIn
 	flights singleflight.Group
 	waiting atomic.Int64
 
-	mu    sync.Mutex    // orders what is written into the cache
+	mu    sync.Mutex    // orders what is written into the caches
 	epoch atomic.Uint64 // counts calls of Flush
 
 	lookups, failures, stale atomic.Uint64
@@ -55,7 +56,8 @@ type asker func(context.Context, *conn) (mtls.Account, error)
 // answer is what the directory said. It is immutable.
 type answer struct {
 	account mtls.Account
-	err     error // a refusedError
+	err     error  // a refusedError
+	number  uint64 // in the order of asking
 	asked   time.Time
 	fresh   time.Time // counts until then
 	until   time.Time // and until then if the directory does not answer
@@ -71,12 +73,15 @@ func (e *refusedError) Unwrap() error { return mtls.ErrNoAccount }
 func refuse(format string, args ...any) error { return &refusedError{fmt.Sprintf(format, args...)} }
 
 func newMapper(k kind, c Connection, servers []*server) (*Mapper, error) {
-	m := &Mapper{kind: k, client: newClient(c, servers)}
-	var err error
-	if m.cache, err = lru.New[string, *answer](c.CacheSize); err != nil {
+	cache, err := lru.New[string, *answer](c.CacheSize)
+	if err != nil {
 		return nil, err
 	}
-	return m, nil
+	latest, err := lru.New[string, *answer](c.CacheSize)
+	if err != nil {
+		return nil, err
+	}
+	return &Mapper{kind: k, client: newClient(c, servers), cache: cache, latest: latest}, nil
 }
 
 // MapAccount returns the account of a client, as mtls.AccountMapper describes it. An
@@ -94,8 +99,12 @@ func (m *Mapper) MapAccount(ctx context.Context, id *mtls.Identity) (mtls.Accoun
 	if ok && known.counts(m.client.Now()) {
 		return known.given()
 	}
+	began := m.client.Now()
 	if m.waiting.Load() >= maxWaiting {
 		err = errors.New("too many questions are waiting for the directory")
+		if !m.client.resting() { // it may be well, and the clients too many
+			return mtls.Account{}, fmt.Errorf("mtls: directory: %w", err)
+		}
 	} else {
 		// The epoch is part of the flight's name: who comes after a Flush does not get an
 		// answer from before.
@@ -111,15 +120,17 @@ func (m *Mapper) MapAccount(ctx context.Context, id *mtls.Identity) (mtls.Accoun
 			}
 		case <-ctx.Done():
 			err = fmt.Errorf("no answer while the client waited: %w", context.Cause(ctx))
-			if !errors.Is(ctx.Err(), context.DeadlineExceeded) { // a client that goes away says nothing of the directory
+			// A client that goes away, or that had less time than a server has, proves nothing.
+			if !errors.Is(ctx.Err(), context.DeadlineExceeded) || m.client.Now().Sub(began) < m.client.Timeout {
 				return mtls.Account{}, fmt.Errorf("mtls: directory: %w", err)
 			}
 		}
 	}
-	if a := m.standIn(key, known, err); a != nil {
-		return a.given()
+	a, err := m.standIn(key, known, err)
+	if err != nil {
+		return mtls.Account{}, fmt.Errorf("mtls: directory: %w", err)
 	}
-	return mtls.Account{}, fmt.Errorf("mtls: directory: %w", err)
+	return a.given()
 }
 
 // counts reports whether the directory need not be asked again.
@@ -147,6 +158,7 @@ func (m *Mapper) fly(key string, epoch uint64, ask asker) (a *answer) {
 	defer m.waiting.Add(-1)
 	defer func() {
 		if p := recover(); p != nil { // of a callback
+			m.forget(key)
 			a = &answer{err: fmt.Errorf("panic: %v", p)}
 		}
 	}()
@@ -158,14 +170,16 @@ func (m *Mapper) fly(key string, epoch uint64, ask asker) (a *answer) {
 	patience := min(c.Timeout*time.Duration(2*len(c.servers)+2), time.Minute+c.Timeout) // a server that hangs is found out before
 	ctx, cancel := context.WithTimeoutCause(context.Background(), patience, errLong)
 	defer cancel()
-	m.lookups.Add(1)
-	a = &answer{asked: c.Now()}
+	a = &answer{number: m.lookups.Add(1), asked: c.Now()}
 	a.err = c.do(ctx, func(ctx context.Context, cn *conn) (err error) {
 		a.account, err = ask(ctx, cn)
 		return err
 	})
 	if a.err != nil && !errors.Is(a.err, mtls.ErrNoAccount) {
 		m.failures.Add(1)
+		if !unanswered(a.err) { // an answer, though none to keep: no earlier one outlives it
+			m.forget(key)
+		}
 		return a
 	}
 	a.fresh = a.asked.Add(c.Lifetime)
@@ -183,8 +197,28 @@ func (m *Mapper) fly(key string, epoch uint64, ask asker) (a *answer) {
 	defer m.mu.Unlock()
 	if m.epoch.Load() == epoch {
 		m.cache.Add(key, a)
+		m.remember(a)
 	}
 	return a
+}
+
+// forget removes an answer.
+func (m *Mapper) forget(key string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cache.Remove(key)
+}
+
+// remember keeps the last answer about an account. Of two that were asked for at
+// once, one that disables it counts. m.mu is held.
+func (m *Mapper) remember(a *answer) {
+	id := a.account.ID
+	if m.client.Stale == 0 || a.err != nil || id == "" {
+		return
+	}
+	if last, ok := m.latest.Peek(id); !ok || last.number < a.number || a.account.Disabled {
+		m.latest.Add(id, a)
+	}
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -195,28 +229,60 @@ func earlier(a, b time.Time) time.Time {
 }
 
 // standIn returns an earlier answer that counts although the directory does not
-// answer, or nil.
-func (m *Mapper) standIn(key string, known *answer, failure error) *answer {
-	if m.client.Stale == 0 || known == nil || known.err != nil || known.account.Disabled {
-		return nil
-	}
+// answer, or the error.
+func (m *Mapper) standIn(key string, known *answer, failure error) (*answer, error) {
 	now := m.client.Now()
-	if now.Before(known.asked) || !now.Before(known.until) {
-		return nil
+	if m.client.Stale == 0 || known == nil || known.err != nil || known.account.Disabled || now.Before(known.asked) {
+		return nil, failure
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if present, ok := m.cache.Peek(key); !ok || present.asked != known.asked {
-		return nil // a later answer, or a Flush
+	a, err := m.renew(key, known, now)
+	if err != nil {
+		return nil, fmt.Errorf("%w; %w", failure, err)
+	}
+	if a == nil {
+		return nil, failure
 	}
 	m.stale.Add(1)
-	m.client.Logger.Warn("mtls: directory does not answer: an earlier answer counts", "account", known.account.Name,
-		"asked", known.asked, "until", known.until, "error", failure)
-	a := *known
-	a.fresh = earlier(now.Add(staleStep), known.until)
-	m.cache.Add(key, &a)
-	return &a
+	m.client.Logger.Warn("mtls: directory does not answer: an earlier answer counts", "account", a.account.Name,
+		"asked", a.asked, "until", a.until, "error", failure)
+	return a, nil
 }
+
+// renew has an answer count for a while longer, unless its time is over, a later one
+// has come, or there was a Flush (nil). The error says what another answer about the
+// account has against it.
+func (m *Mapper) renew(key string, known *answer, now time.Time) (*answer, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	present, ok := m.cache.Peek(key)
+	if !ok || present.number != known.number {
+		return nil, nil
+	}
+	a := *known
+	if id := a.account.ID; id != "" {
+		last, ok := m.latest.Get(id)
+		switch {
+		case !ok:
+			return nil, errors.New("more accounts than CacheSize were asked for since")
+		case last.account.Disabled:
+			return nil, errors.New("another answer about the account has disabled it since")
+		case !slices.Equal(set(last.account.Groups), set(a.account.Groups)):
+			return nil, errors.New("another answer about the account has other groups")
+		}
+		if end := last.account.Expires; !end.IsZero() {
+			a.until = earlier(a.until, end)
+		}
+	}
+	if !now.Before(a.until) {
+		return nil, nil
+	}
+	a.fresh = earlier(now.Add(staleStep), a.until)
+	m.cache.Add(key, &a)
+	return &a, nil
+}
+
+// set returns what is in a list, in one order and once.
+func set(list []string) []string { return slices.Compact(slices.Sorted(slices.Values(list))) }
 
 // Flush forgets every answer: for "disabled just now". Requests that a guard has
 // admitted already hold until their account's Expires; replacing its policy, even by
@@ -230,6 +296,7 @@ func (m *Mapper) Flush() {
 	}
 	m.epoch.Add(1)
 	m.cache.Purge()
+	m.latest.Purge()
 }
 
 // Close closes the connections. Later questions that the cache cannot answer
@@ -240,10 +307,16 @@ func (m *Mapper) Close() error {
 }
 
 // Check asks the directory whether it answers: for a start that should fail early, and
-// for readiness. It connects, binds and reads the base entry.
+// for readiness. It connects, binds and reads the base entry, and sees whether the server
+// knows what the filters of an LDAP have under a negation.
 func (m *Mapper) Check(ctx context.Context) error {
 	err := m.client.do(ctx, func(ctx context.Context, cn *conn) error {
 		_, err := cn.one(ctx, "", "namingContexts")
+		if k, ok := m.kind.(interface {
+			ready(context.Context, *conn) error
+		}); ok && err == nil {
+			err = k.ready(ctx, cn)
+		}
 		return err
 	})
 	if err != nil {

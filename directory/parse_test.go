@@ -75,6 +75,8 @@ func TestNamesAsWindowsWritesThem(t *testing.T) {
 		{pkix.RDNSequence{{{Type: e, Value: "a@b"}}, {{Type: asn1.ObjectIdentifier{1, 2, 3}, Value: "x"}}}, "E=a@b,OID.1.2.3=x"},
 		{pkix.RDNSequence{{{Type: cn, Value: "Müller"}}}, "CN=Müller"},
 		{pkix.RDNSequence{}, ""},
+		{pkix.RDNSequence{{}}, ""},
+		{pkix.RDNSequence{{{Type: cn, Value: "a"}}, {}}, ""},
 		{pkix.RDNSequence{{{Type: cn, Value: "a\nb"}}}, ""},
 		{pkix.RDNSequence{{{Type: cn, Value: "a\x00b"}}}, ""},
 		{pkix.RDNSequence{{{Type: cn, Value: 5}}}, ""},

@@ -25,7 +25,7 @@ import (
 func adConfig(dc *testdir.DC) directory.ActiveDirectory {
 	return directory.ActiveDirectory{Connection: directory.Connection{
 		URLs: []string{"ldaps://" + dc.Addr}, RootCAs: dc.CA.Pool(), User: testdir.ServiceUser, Password: given(testdir.Password),
-		Timeout: 20 * time.Second, Logger: (&testdir.Log{}).Logger(),
+		Timeout: time.Minute, Logger: (&testdir.Log{}).Logger(),
 	}}
 }
 
@@ -667,4 +667,32 @@ func TestRealADDeletedAccount(t *testing.T) {
 	m.Flush()
 	_, err = mapped(t, m, cert)
 	requireRefused(t, err, "none for the client")
+}
+
+// TestRealADByLDAP: Samba takes the negation of what it does not know for true, so that
+// no filter with one is asked.
+func TestRealADByLDAP(t *testing.T) {
+	dc, _ := adDomain(t)
+	c, err := dc.Admin()
+	require.NoError(t, err)
+	defer c.Close()
+	requireSchema(t, c, "CN=Aggregate,CN=Schema,CN=Configuration,"+testdir.DomainDN, 1000)
+	carol := identity(t, nil, func(i *mtlstest.Identity) { i.UPN = "carol@ad.test" })
+	for enabled, ok := range map[string]bool{
+		"": true, "(objectClass=user)": true, "(userAccountControl:1.2.840.113556.1.4.803:=512)": true,
+		"(!(noSuchAttribute=*))": false, "(!(userAccountControl:1.2.840.113556.1.4.8033:=2))": false, "(!(userAccountControl:1.2.840.113556.1.4.803:=2))": false,
+	} {
+		m := newLDAP(t, directory.LDAP{Connection: adConfig(dc).Connection, BaseDN: testdir.DomainDN, Filter: "(userPrincipalName={upn})", Name: "sAMAccountName", Enabled: enabled,
+			GroupFilter: "(member:1.2.840.113556.1.4.1941:={dn})"})
+		a, err := m.MapAccount(t.Context(), carol)
+		if !ok {
+			requireUnknown(t, err, "the server is Active Directory", "NewActiveDirectory")
+			requireUnknown(t, m.Check(t.Context()), "the server is Active Directory")
+			continue
+		}
+		require.NoError(t, err, enabled)
+		require.Equal(t, "carol", a.Name)
+		require.False(t, a.Disabled)
+		require.NoError(t, m.Check(t.Context()))
+	}
 }

@@ -20,7 +20,7 @@ import (
 func ldapConfig(s *testdir.Slapd) directory.LDAP {
 	return directory.LDAP{
 		Connection: directory.Connection{URLs: []string{s.LDAPS}, RootCAs: s.CA.Pool(), User: "uid=service,ou=people," + testdir.SlapdDN, Password: given(testdir.Password),
-			Timeout: 20 * time.Second, Logger: (&testdir.Log{}).Logger()},
+			Timeout: time.Minute, Logger: (&testdir.Log{}).Logger()},
 		BaseDN: testdir.SlapdDN, Filter: "(&(objectClass=inetOrgPerson)(mail={email}))",
 	}
 }
@@ -37,7 +37,6 @@ func newLDAP(t testing.TB, cfg directory.LDAP) *directory.Mapper {
 func TestRealSlapd(t *testing.T) {
 	s := testdir.StartSlapd(t)
 	ca := mtlstest.NewCA(t, mtlstest.CAOptions{})
-	byEmail := func(email string) func(*mtlstest.Identity) { return func(i *mtlstest.Identity) { i.Email = email } }
 	people := ",ou=people," + testdir.SlapdDN
 	for _, row := range []struct {
 		name    string
@@ -65,7 +64,14 @@ func TestRealSlapd(t *testing.T) {
 		{name: "named by an attribute that is not there", set: func(c *directory.LDAP) { c.Name = "title" }, id: byEmail("alice@example.org"), unknown: "no title that User may read"},
 		{name: "enabled", set: func(c *directory.LDAP) { c.Enabled = "(|(!(accountLockedTime=*))(accountLockedTime>={now}))" }, id: byEmail("alice@example.org"), want: mtls.Account{Name: "alice", ID: "uid=alice" + people}},
 		{name: "locked", set: func(c *directory.LDAP) { c.Enabled = "(|(!(accountLockedTime=*))(accountLockedTime>={now}))" }, id: byEmail("bob@example.org"), want: mtls.Account{Name: "bob", ID: "uid=bob" + people, Disabled: true}},
-		{name: "a filter that the server does not understand", set: func(c *directory.LDAP) { c.Enabled = "(!(noSuchAttribute=*))" }, id: byEmail("alice@example.org"), want: mtls.Account{Name: "alice", ID: "uid=alice" + people, Disabled: true}},
+		{name: "what the server does not know is not true", set: func(c *directory.LDAP) { c.Enabled = "(noSuchAttribute=*)" }, id: byEmail("alice@example.org"), want: mtls.Account{Name: "alice", ID: "uid=alice" + people, Disabled: true}},
+		{name: "nor is it under a negation", set: func(c *directory.LDAP) { c.Enabled = "(!(noSuchAttribute=*))" }, id: byEmail("alice@example.org"), unknown: `LDAP.Enabled has "noSuchAttribute" under a !`},
+		{name: "nor by a rule that the server does not know", set: func(c *directory.LDAP) { c.Enabled = "(!(cn:noSuchMatch:=x))" }, id: byEmail("alice@example.org"), unknown: `LDAP.Enabled has "noSuchMatch" under a !`},
+		{name: "by what the server knows", set: func(c *directory.LDAP) {
+			c.Enabled = "(&(!(2.5.4.3=x))(!(commonName:caseExactMatch:=x))(!(cn:2.5.13.2:=x))(!(userCertificate;binary=*))(!(accountLockedTime=*)))"
+		}, id: byEmail("alice@example.org"), want: mtls.Account{Name: "alice", ID: "uid=alice" + people}},
+		{name: "groups beside a negation", set: func(c *directory.LDAP) { c.GroupFilter = "(&(!(cn=x))(member={dn}))" }, id: byEmail("alice@example.org"),
+			want: mtls.Account{Name: "alice", ID: "uid=alice" + people, Groups: []string{"payments"}}},
 		{name: "groups", set: func(c *directory.LDAP) { c.GroupFilter = "(member={dn})" }, id: byEmail("alice@example.org"),
 			want: mtls.Account{Name: "alice", ID: "uid=alice" + people, Groups: []string{"payments"}}},
 		{name: "groups in groups", set: func(c *directory.LDAP) { c.GroupFilter, c.GroupDepth = "(&(objectClass=groupOfNames)(member={dn}))", 1 }, id: byEmail("alice@example.org"),
@@ -105,6 +111,13 @@ func TestRealSlapd(t *testing.T) {
 		})
 	}
 
+	t.Run("its schema is read whole", func(t *testing.T) {
+		c, err := s.Admin()
+		require.NoError(t, err)
+		defer c.Close()
+		require.NoError(t, c.Bind("uid=service"+people, testdir.Password))
+		requireSchema(t, c, "cn=Subschema", 100)
+	})
 	t.Run("the server's size limit", func(t *testing.T) {
 		c, err := s.Admin()
 		require.NoError(t, err)
@@ -136,6 +149,22 @@ func TestRealSlapd(t *testing.T) {
 		_, err = m.MapAccount(t.Context(), id)
 		require.NoError(t, err)
 	})
+}
+
+// requireSchema reads the descriptions of a real schema, which has more than so many
+// attribute types.
+func requireSchema(t testing.TB, c *ldap.Conn, dn string, least int) {
+	t.Helper()
+	result, err := c.Search(ldap.NewSearchRequest(dn, ldap.ScopeBaseObject, ldap.NeverDerefAliases, 0, 0, false, "(objectClass=subschema)", []string{"attributeTypes", "matchingRules"}, nil))
+	require.NoError(t, err)
+	require.Len(t, result.Entries, 1)
+	all := append(result.Entries[0].GetAttributeValues("attributeTypes"), result.Entries[0].GetAttributeValues("matchingRules")...)
+	require.Greater(t, len(all), least)
+	for _, text := range all {
+		names, ok := directory.Defines(text)
+		require.True(t, ok, text)
+		require.GreaterOrEqual(t, len(names), 2, text)
+	}
 }
 
 // withSubject gives an identity a certificate with one more attribute of its subject.

@@ -1,10 +1,12 @@
 package directory
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
+	ber "github.com/go-asn1-ber/asn1-ber"
 	"github.com/go-ldap/ldap/v3"
 )
 
@@ -13,7 +15,11 @@ import (
 type template struct {
 	texts  []string // one more than
 	fields []string
+	tree   *ber.Packet // of the filter with marks in place of the fields
 }
+
+// mark stands for a field's value. A value that has it otherwise is taken for a field's.
+const mark = "\x00field\x00"
 
 // parseTemplate reads a filter in which the given fields may be used.
 func parseTemplate(text string, allowed ...string) (template, error) {
@@ -58,10 +64,96 @@ func parseTemplate(text string, allowed ...string) (template, error) {
 		t.fields = append(t.fields, field)
 		rest = after
 	}
-	if _, err := ldap.CompileFilter(t.fill(func(string) string { return "x" })); err != nil {
+	var err error
+	if t.tree, err = ldap.CompileFilter(t.fill(func(string) string { return mark })); err != nil {
 		return t, fmt.Errorf("not a filter (RFC 4515): %w", err)
 	}
 	return t, nil
+}
+
+// equalityRules are the matching rules that take little for equal (RFC 4517 section
+// 4.2), in small letters.
+var equalityRules = map[string]bool{
+	"caseexactmatch": true, "2.5.13.5": true, "caseignorematch": true, "2.5.13.2": true, "octetstringmatch": true, "2.5.13.17": true,
+	"caseexactia5match": true, "1.3.6.1.4.1.1466.109.114.1": true, "caseignoreia5match": true, "1.3.6.1.4.1.1466.109.114.2": true,
+}
+
+// inChain is LDAP_MATCHING_RULE_IN_CHAIN, of Active Directory: groups in groups.
+const inChain = "1.2.840.113556.1.4.1941"
+
+// equal reports a field that is compared in another way than for equality, where one
+// client's name would find another's account.
+func (t template) equal(more ...string) error {
+	if t.tree == nil {
+		return nil
+	}
+	return equal(t.tree, false, more)
+}
+
+func equal(p *ber.Packet, negated bool, more []string) error {
+	var attribute, rule, value string
+	dn := false
+	switch p.Tag {
+	case ldap.FilterAnd, ldap.FilterOr, ldap.FilterNot:
+		for _, child := range p.Children {
+			if err := equal(child, negated || p.Tag == ldap.FilterNot, more); err != nil {
+				return err
+			}
+		}
+		return nil
+	case ldap.FilterPresent: // no value
+		return nil
+	case ldap.FilterExtensibleMatch:
+		attribute, rule, value, dn = assertion(p)
+	case ldap.FilterSubstrings:
+		attribute, _ = p.Children[0].Value.(string)
+		for _, part := range p.Children[1].Children {
+			text, _ := part.Value.(string)
+			value += text
+		}
+	default:
+		attribute, _ = p.Children[0].Value.(string)
+		value, _ = p.Children[1].Value.(string)
+	}
+	instead := fmt.Sprintf(": write (%s={...})", attribute)
+	switch {
+	case !strings.Contains(value, mark):
+		return nil
+	case negated:
+		return errors.New("a field stands under a !, where everybody else matches: only say who the client is, as in (uid={...})")
+	case p.Tag == ldap.FilterEqualityMatch:
+		return nil
+	case p.Tag == ldap.FilterSubstrings:
+		return errors.New("a field stands in a value with an asterisk, so that a part of a name would do" + instead)
+	case p.Tag != ldap.FilterExtensibleMatch:
+		return errors.New("a field is compared by ~=, >= or <=" + instead)
+	case dn:
+		return errors.New("a field is compared with parts of distinguished names (:dn)" + instead)
+	case attribute == "":
+		return errors.New("a field is compared with whatever attribute: name the one")
+	case !equalityRules[strings.ToLower(rule)] && !slices.Contains(more, rule):
+		return fmt.Errorf("a field is compared by the matching rule %q, which is not one of caseExactMatch, caseIgnoreMatch, caseExactIA5Match, caseIgnoreIA5Match, octetStringMatch%s",
+			rule, instead)
+	}
+	return nil
+}
+
+// assertion returns the parts of an extensible match (RFC 4511 section 4.5.1.7.7).
+func assertion(p *ber.Packet) (attribute, rule, value string, dn bool) {
+	for _, part := range p.Children {
+		text, _ := part.Value.(string)
+		switch part.Tag {
+		case ldap.MatchingRuleAssertionMatchingRule:
+			rule = text
+		case ldap.MatchingRuleAssertionType:
+			attribute = text
+		case ldap.MatchingRuleAssertionMatchValue:
+			value = text
+		case ldap.MatchingRuleAssertionDNAttributes:
+			dn = true
+		}
+	}
+	return attribute, rule, value, dn
 }
 
 // uses reports whether the template has the field.
