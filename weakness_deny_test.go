@@ -46,6 +46,7 @@ func TestDeniedInOtherNames(t *testing.T) {
 		"sigma upper":                    {dom("βόλος.example"), leafOf(subjectOf("CN", "ΒΌΛΟΣ.EXAMPLE"))},
 		"sharp s upper":                  {dom("straße.example"), leafOf(subjectOf("CN", "STRASSE.EXAMPLE"))},
 		"email sharp s same E":           {em("ann@straße.example"), leafOf(subjectOf("E", "ann@straße.example"))},
+		"quotation marks":                {dom("evil.example"), leafOf(subjectOf("CN", "„evil.example“→x"))},
 		"email sharp s, full-width user": {em("ann@straße.example"), leafOf(subjectOf("E", "\uff41nn@straße.example"))},
 		"every email sharp s same E":     {em("*@straße.example"), leafOf(subjectOf("E", "ann@straße.example"))},
 		"every email sigma same UPN":     {em("*@βόλος.example"), named(t, sanUPN("ann@βόλος.example"))},
@@ -146,10 +147,14 @@ func TestDeniedWithinAnOtherName(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ext := pcSAN(t, asn1.RawValue{Class: 2, Tag: 2, Bytes: []byte("a.example")}, san)
 			leaf := ca.Issue(mtlstest.Leaf{Template: func(c *x509.Certificate) { c.ExtraExtensions = append(c.ExtraExtensions, ext) }}).Leaf()
-			g := mtlstest.NewGuard(t, pcConfig(t, roots, mtls.Rule{Name: "r", Deny: true, Domains: []string{"evil.example"}}, rest))
-			if got := pcSay(pcDecide(t, g, leaf)); got != deniedByRule {
-				t.Errorf("got %s", got)
+			denies := func(deny mtls.Rule) bool {
+				deny.Name, deny.Deny = "r", true
+				return pcSay(pcDecide(t, mtlstest.NewGuard(t, pcConfig(t, roots, deny, rest)), leaf)) == deniedByRule
 			}
+			require.True(t, denies(mtls.Rule{Domains: []string{"evil.example"}}))
+			unread := name == "nested deeply" || name == "high tag before"
+			require.Equal(t, unread, denies(mtls.Rule{Domains: []string{"other.example"}}))
+			require.Equal(t, unread, denies(mtls.Rule{UPNs: []string{"ann@other.example"}}))
 		})
 	}
 	guid := pcSAN(t, asn1.RawValue{Class: 2, Tag: 2, Bytes: []byte("a.example")}, other(append([]byte{4, 16}, strings.Repeat("\xfe\x80", 8)...)...))
