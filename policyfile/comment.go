@@ -1,8 +1,6 @@
 package policyfile
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"regexp"
 	"strings"
@@ -75,6 +73,15 @@ func show(s string) string {
 // which the YAML parser needs time by the square of their number.
 const maxBlanks = 64
 
+// unseen reports whether a character shows nothing, or a blank that is not U+0020, or
+// only how others are shown, such as their direction: with one the file would say
+// something else than it shows.
+func unseen(r rune) bool {
+	const blankBraille = '\u2800'
+	return r > unicode.MaxASCII && (r == blankBraille ||
+		unicode.In(r, unicode.Cf, unicode.Zs, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector))
+}
+
 // checkText refuses what has no place in a text file, or ends a line for some
 // readers and not for others.
 func checkText(src string) *problem {
@@ -112,9 +119,7 @@ func checkText(src string) *problem {
 			text = "a byte order mark: save the file as UTF-8 without one"
 		case unicode.IsControl(r), r == '\u2028', r == '\u2029', r == '\ufffe', r == '\uffff':
 			text = fmt.Sprintf("a control character, %U: write it as an escape in double quotes", r)
-		case unicode.Is(unicode.Cf, r):
-			// Such as those that turn the direction of text: the file would say
-			// something else than it shows.
+		case unseen(r):
 			text = fmt.Sprintf("a character that cannot be seen, %U: write it as an escape in double quotes", r)
 		}
 		if text != "" {
@@ -123,71 +128,4 @@ func checkText(src string) *problem {
 		i += size
 	}
 	return nil
-}
-
-const (
-	// sealedLine is the first line of a file that Seal has sealed. It says that the
-	// last line is the seal: without it, a file that lost its end would be one
-	// without a seal.
-	sealedLine = "# sealed"
-	sealWord   = "sha256:"
-	sealBegin  = "# " + sealWord
-)
-
-// Seal returns data with a first line "# sealed" and a last line "# sha256: " with
-// the SHA-256, in hexadecimal, of all bytes before it; a seal that is there is
-// renewed. A file that says so in its first line, or has such a last line, is
-// refused unless the seal is right: a file that was cut or damaged on its way
-// is not taken. It is no signature: who can write the file can seal it. A JSON
-// file becomes one of YAML by it.
-func Seal(data []byte) []byte {
-	text := string(data)
-	if at := sealStart(text); at >= 0 {
-		text = text[:at]
-	}
-	if text != "" && !strings.HasSuffix(text, "\n") {
-		text += "\n"
-	}
-	if !hasSealedLine(text) {
-		text = sealedLine + "\n" + text
-	}
-	sum := sha256.Sum256([]byte(text))
-	return []byte(text + sealBegin + " " + hex.EncodeToString(sum[:]) + "\n")
-}
-
-func hasSealedLine(text string) bool {
-	first, _, _ := strings.Cut(text, "\n")
-	return strings.TrimRight(first, "\r") == sealedLine
-}
-
-// sealStart returns where the last line begins if it is a seal, right or wrong, or
-// -1.
-func sealStart(text string) int {
-	start := strings.LastIndexByte(strings.TrimRight(text, "\r\n"), '\n') + 1
-	if !strings.HasPrefix(text[start:], sealBegin) {
-		return -1
-	}
-	return start
-}
-
-// checkSeal refuses a file whose seal is wrong or missing.
-func checkSeal(text string) (start int, failed *problem) {
-	start = sealStart(text)
-	if start < 0 {
-		if hasSealedLine(text) {
-			lines := strings.Count(strings.TrimRight(text, "\r\n"), "\n") + 1
-			return start, &problem{at: place{lines, 1}, text: `the first line says that the file is sealed, and the last line is no seal: it was cut or damaged, or take "# sealed" out`}
-		}
-		return start, nil
-	}
-	want := sha256.Sum256([]byte(text[:start]))
-	found := strings.TrimRight(text[start+len(sealBegin):], "\r\n")
-	if found == " "+hex.EncodeToString(want[:]) {
-		return start, nil
-	}
-	what := "the seal does not fit: the file was changed or damaged since it was sealed"
-	if b, err := hex.DecodeString(strings.TrimSpace(found)); err != nil || len(b) != sha256.Size {
-		what = "the seal is damaged: it is not the 64 hexadecimal digits of a SHA-256"
-	}
-	return start, &problem{at: place{strings.Count(text[:start], "\n") + 1, 1}, text: what + "; look at the file, and seal it again"}
 }

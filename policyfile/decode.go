@@ -258,6 +258,10 @@ func list[T, E any](at func(*T) *[]E, read func(d *decoder, key string, v *node)
 				listed = append(listed, e)
 			}
 		}
+		if len(listed)+len(*at(into)) > maxItems {
+			d.fail(v, "%s: with those of files the list has more than %d elements: make several rules", key, maxItems)
+			return
+		}
 		*at(into) = append(listed, *at(into)...)
 	}
 }

@@ -101,13 +101,7 @@ func (l *loaded) unchanged() bool {
 	if sum(data, err) != l.sum {
 		return false
 	}
-	for path, file := range l.named.files {
-		data, err := readFile(l.named.resolve(path), maxNamedFile)
-		if sum(data, err) != file.sum {
-			return false
-		}
-	}
-	return true
+	return l.named.unchanged()
 }
 
 // Policy returns the policy, which is live: what Reload and Watch take is in it.
@@ -174,8 +168,12 @@ func (f *File) Locate(err error) error {
 // again. Call it only when nobody is writing the files; Watch makes sure of that.
 func (f *File) Reload() error {
 	f.mu.Lock()
+	l := f.read()
+	err := f.take(l)
 	f.next = nil
-	err := f.take(f.read())
+	if err != nil {
+		f.next = l // which Watch need not report again
+	}
 	f.mu.Unlock()
 	f.tell(err)
 	return err

@@ -45,28 +45,60 @@ func (f *File) Lint() []Finding {
 // Lint parses a policy as Parse does, and returns what deserves a look at the given
 // time.
 func Lint(data []byte, file string, now time.Time) ([]Finding, error) {
-	c, err := parse(data, file)
+	c, err := sound(data, file, false)
 	if err != nil {
-		return nil, err
-	}
-	if _, err := c.compile(); err != nil {
 		return nil, err
 	}
 	return c.lint(now), nil
 }
 
+// maxFindings bounds the warnings and the notes of one file, each: nobody reads more.
+const maxFindings = 1000
+
 // linter looks at rules one after the other.
 type linter struct {
 	locator
 	now      time.Time
-	at       int // the rule
+	onlyCAs  bool // some file has nothing but certificates of CAs
+	at       int  // the rule
 	findings []Finding
+	count    map[bool]int     // of warnings and notes that add was asked for
+	next     map[bool]Finding // the first of each that there was no room for
 }
 
 // add reports something about an item of the rule.
 func (l *linter) add(warning bool, item, format string, args ...any) {
-	at := l.find(l.at, item)
-	l.findings = append(l.findings, Finding{File: l.c.file, Line: at.line, Column: at.column, Rule: l.c.rules[l.at].Name, Warning: warning, Text: fmt.Sprintf(format, args...)})
+	l.addAt(warning, func() place { return l.find(l.at, item) }, format, args...)
+}
+
+// addAt is add with the place, which is only looked for if there is room.
+func (l *linter) addAt(warning bool, where func() place, format string, args ...any) {
+	l.count[warning]++
+	if l.count[warning] > maxFindings+1 {
+		return
+	}
+	at := where()
+	f := Finding{File: l.c.file, Line: at.line, Column: at.column, Rule: l.c.rules[l.at].Name, Warning: warning, Text: fmt.Sprintf(format, args...)}
+	if l.count[warning] > maxFindings {
+		l.next[warning] = f
+		return
+	}
+	l.findings = append(l.findings, f)
+}
+
+// more says of how many warnings and notes there was no room for.
+func (l *linter) more() {
+	for _, warning := range []bool{true, false} {
+		n := l.count[warning] - maxFindings
+		f := l.next[warning]
+		switch {
+		case n > 1:
+			f.Rule, f.Text = "", fmt.Sprintf("and %d more, here and in other rules", n)
+			fallthrough
+		case n == 1:
+			l.findings = append(l.findings, f)
+		}
+	}
 }
 
 // mostOfList is what is reported of one kind in one list.
@@ -74,27 +106,32 @@ const mostOfList = 3
 
 // each reports what why says of elements of a list; "": nothing.
 func (l *linter) each(warning bool, field string, elements int, why func(i int) string) {
-	shown, more, at := 0, 0, ""
+	l.eachOf(warning, inFile(field), elements, why, func(i int) place { return l.find(l.at, fmt.Sprintf("%s[%d]", field, i)) })
+}
+
+// eachOf is each for a list that has a name and places of its own.
+func (l *linter) eachOf(warning bool, name string, elements int, why func(i int) string, where func(i int) place) {
+	shown, more, at := 0, 0, 0
 	for i := range elements {
 		text := why(i)
 		switch {
 		case text == "":
 		case shown < mostOfList:
-			l.add(warning, fmt.Sprintf("%s[%d]", field, i), "%s", text)
+			l.addAt(warning, func() place { return where(i) }, "%s", text)
 			shown++
 		default:
 			if more++; more == 1 {
-				at = fmt.Sprintf("%s[%d]", field, i)
+				at = i
 			}
 		}
 	}
 	if more > 0 {
-		l.add(warning, at, "and the same of %d more elements of %s", more, inFile(field))
+		l.addAt(warning, func() place { return where(at) }, "and the same of %d more elements of %s", more, name)
 	}
 }
 
 func (c *content) lint(now time.Time) []Finding {
-	l := &linter{locator: locator{c: c}, now: now}
+	l := &linter{locator: locator{c: c}, now: now, onlyCAs: c.named.onlyCAs("certificate_files"), count: map[bool]int{}, next: map[bool]Finding{}}
 	if c.denyAll {
 		return []Finding{{File: c.file, Line: 1, Column: 1, Text: "deny_all: nobody is admitted; write rules when that is over"}}
 	}
@@ -129,6 +166,7 @@ func (c *content) lint(now time.Time) []Finding {
 			Text: "no rule in force admits anybody: add one without deny, or write deny_all: true"})
 	}
 	l.walked()
+	l.more()
 	slices.SortStableFunc(l.findings, func(a, b Finding) int {
 		if a.Line != b.Line {
 			return a.Line - b.Line

@@ -8,8 +8,10 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/mtlsguard/mtls"
+	"github.com/mtlsguard/mtls/internal/dn"
 )
 
 // times looks at when the rule exists.
@@ -72,8 +74,44 @@ func names(r *mtls.Rule) bool {
 	if len(r.Domains)+len(r.URIs)+len(r.Emails)+len(r.UPNs)+len(r.Certificates)+len(r.PublicKeys)+len(r.Groups) > 0 {
 		return true
 	}
-	return slices.ContainsFunc(r.Subject, func(a mtls.Attribute) bool { return strings.Trim(a.Value, "*") != "" }) ||
-		slices.ContainsFunc(r.Extensions, func(e mtls.Extension) bool { return !e.AnyValue })
+	return slices.ContainsFunc(r.Subject, saysWho) ||
+		slices.ContainsFunc(r.Extensions, func(e mtls.Extension) bool { return !e.AnyValue && !saysWhatFor(e.OID.String()) })
+}
+
+// places are attributes that say where somebody is, and titles what many are.
+var places = map[string]bool{"2.5.4.6": true, "2.5.4.7": true, "2.5.4.8": true, "2.5.4.9": true, "2.5.4.12": true, "2.5.4.17": true}
+
+// leastLetters is how many letters and digits a pattern has that is about few subjects.
+const leastLetters = 2
+
+// saysWho reports whether an attribute may say who a client is: more than a place, and
+// more than a few letters among others.
+func saysWho(a mtls.Attribute) bool {
+	if oid, _ := dn.ParseType(a.Type); places[oid] {
+		return false
+	}
+	value := strings.NewReplacer(`\\`, "", `\*`, "").Replace(a.Value) // those are no asterisks
+	letters := 0
+	for _, c := range value {
+		if unicode.IsLetter(c) || unicode.IsDigit(c) {
+			letters++
+		}
+	}
+	return letters >= leastLetters || letters > 0 && !strings.Contains(value, "*")
+}
+
+// saysWhatFor reports whether an extension says what its certificate is for, or who
+// issued it, and so of very many the same. subjectKeyIdentifier and subjectAltName are
+// the others of RFC 5280.
+func saysWhatFor(oid string) bool {
+	const standard, internet, microsoft = "2.5.29.", "1.3.6.1.5.5.7.1.", "1.3.6.1.4.1.311."
+	switch oid {
+	case standard + "14", standard + "17":
+		return false
+	case microsoft + "20.2", microsoft + "21.7", microsoft + "21.10": // templates and policies
+		return true
+	}
+	return strings.HasPrefix(oid, standard) || strings.HasPrefix(oid, internet)
 }
 
 // narrow looks for deny rules that refuse less than they seem to.
@@ -84,7 +122,8 @@ func (l *linter) narrow(r *mtls.Rule) {
 		n   int
 	}{
 		{"domains", len(r.Domains)}, {"uris", len(r.URIs)}, {"emails", len(r.Emails)}, {"upns", len(r.UPNs)},
-		{"certificates", len(r.Certificates)}, {"public_keys", len(r.PublicKeys)},
+		{"certificates", len(r.Certificates)}, {"public_keys", len(r.PublicKeys)}, {"subject", len(r.Subject)}, {"issuer", len(r.Issuer)},
+		{"authorities", len(r.Authorities)}, {"issuer_keys", len(r.IssuerKeys)}, {"policy_oids", len(r.PolicyOIDs)}, {"extensions", len(r.Extensions)},
 	} {
 		if list.n > 0 {
 			kinds = append(kinds, list.key)
@@ -93,6 +132,27 @@ func (l *linter) narrow(r *mtls.Rule) {
 	if len(kinds) > 1 {
 		l.add(false, "", "it refuses only who has one of each of %s: make a rule of each if any of them is to be refused", strings.Join(kinds, ", "))
 	}
+	l.authoritiesAsClients(r)
+}
+
+// authoritiesAsClients looks for files of a deny rule that have only certificates of
+// CAs, which are no clients.
+func (l *linter) authoritiesAsClients(r *mtls.Rule) {
+	if len(r.Certificates) == 0 || !l.onlyCAs {
+		return
+	}
+	const key = "certificate_files"
+	paths := l.ofRule(l.at).get(key)
+	if paths == nil {
+		return
+	}
+	l.eachOf(true, key, len(paths.items), func(i int) string {
+		path := paths.items[i].text
+		if g := l.c.named.gave(path, key); g == nil || !g.onlyCAs() {
+			return ""
+		}
+		return quote(path) + " has only certificates of CAs, and so refuses nobody: list it in issuer_files to refuse all whom they have certified"
+	}, func(i int) place { return paths.items[i].at })
 }
 
 // Networks that are wider than an organisation has: /8 is the widest that was ever

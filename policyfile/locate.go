@@ -139,10 +139,7 @@ var listFiles = map[string]string{"Certificates": "certificate_files", "PublicKe
 // find returns the place of an item of a rule, such as "Domains[0]" or
 // "Origin.Hosts[1]", or of what comes nearest.
 func (l *locator) find(rule int, item string) place {
-	if l.node == nil || l.rule != rule {
-		l.rule, l.node = rule, reread(l.c.src, l.c.spans[rule])
-	}
-	n := l.node
+	n := l.ofRule(rule)
 	for part := range strings.SplitSeq(item, ".") {
 		name, number, _ := strings.Cut(strings.TrimSuffix(part, "]"), "[")
 		element, err := strconv.Atoi(number)
@@ -167,4 +164,12 @@ func (l *locator) find(rule int, item string) place {
 		}
 	}
 	return n.at
+}
+
+// ofRule reads a rule again.
+func (l *locator) ofRule(rule int) *node {
+	if l.node == nil || l.rule != rule {
+		l.rule, l.node = rule, reread(l.c.src, l.c.spans[rule])
+	}
+	return l.node
 }

@@ -310,7 +310,7 @@ func scalar(s string) string {
 			b.WriteRune(c)
 		case c == utf8.RuneError && !strings.HasPrefix(s[i:], string(utf8.RuneError)):
 			b.WriteByte(s[i]) // not UTF-8, which Parse refuses
-		case c == ' ', c > ' ' && unicode.IsPrint(c):
+		case c == ' ', c > ' ' && unicode.IsPrint(c) && !unseen(c):
 			b.WriteRune(c)
 		case c > 0xffff:
 			high, low := utf16.EncodeRune(c)

@@ -120,14 +120,21 @@ func join(file string, p *problem) error {
 // start, which are read too. All problems are reported at once, as *Error. A file
 // that says deny_all has no rules.
 func Parse(data []byte, file string) ([]mtls.Rule, error) {
-	c, err := parse(data, file)
+	c, err := sound(data, file, false)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.compile(); err != nil {
-		return nil, err
-	}
 	return c.rules, nil
+}
+
+// sound parses a file, and checks what its rules mean together. resealing passes over
+// a seal at the end that is wrong.
+func sound(data []byte, file string, resealing bool) (*content, error) {
+	c, err := parseFor(data, file, resealing)
+	if err == nil {
+		_, err = c.compile()
+	}
+	return c, err
 }
 
 // compile makes a policy of the rules. Its errors are those of the file.
@@ -154,7 +161,9 @@ type content struct {
 }
 
 // parse reads the rules of a file without looking at what they mean together.
-func parse(data []byte, file string) (*content, error) {
+func parse(data []byte, file string) (*content, error) { return parseFor(data, file, false) }
+
+func parseFor(data []byte, file string, resealing bool) (*content, error) {
 	c := &content{file: file, named: newNamed(filepath.Dir(file))}
 	if len(data) > maxFile {
 		return c, join(file, &problem{text: fmt.Sprintf("it has more than %d bytes", maxFile)})
@@ -164,7 +173,7 @@ func parse(data []byte, file string) (*content, error) {
 		return c, join(file, p)
 	}
 	seal, p := checkSeal(c.src)
-	if p != nil {
+	if p != nil && (seal < 0 || !resealing) {
 		return c, join(file, p)
 	}
 	failed, index := c.read(seal)

@@ -369,6 +369,38 @@ func TestReloadTakesTheFileAtOnce(t *testing.T) {
 	})
 }
 
+// What Reload has reported, Watch does not report again, and it takes what comes next.
+func TestReloadAndWatchReportAFailureOnce(t *testing.T) {
+	for name, bad := range map[string]string{
+		"no YAML": "broken", "an authority that Roots has not": policyOf("b.example") + "    authorities: [q]\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			watch(t, newFile(t, policyOf("a.example")), func(w *watched) {
+				w.write(bad)
+				w.look()
+				require.Error(t, w.file.Reload())
+				for range 4 {
+					w.look()
+				}
+				require.Len(t, w.reloads, 1)
+				require.Equal(t, 1, w.errors(), "%s", &w.log)
+				require.Error(t, w.guard.Ready())
+
+				w.write(bad + "# in another way")
+				w.look()
+				w.look()
+				require.Len(t, w.reloads, 2)
+				require.NoError(t, w.roots.Replace(w.ca.Authority("q")))
+				w.write(policyOf("b.example") + "    authorities: [q]\n")
+				w.look()
+				w.look()
+				require.Equal(t, "b.example", w.names())
+				require.NoError(t, w.guard.Ready())
+			})
+		})
+	}
+}
+
 // A policy for an authority that comes later is taken when it has come.
 func TestWatchTakesRulesThatRootsHadNot(t *testing.T) {
 	watch(t, newFile(t, policyOf("a.example")), func(w *watched) {

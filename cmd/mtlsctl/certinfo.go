@@ -79,7 +79,7 @@ func generalName(tag cbasn1.Tag, value cryptobyte.String) sanEntry {
 			return sanEntry{"registered_id", oid.String()}
 		}
 	case context(4).Constructed():
-		if name, ok := distinguishedName(value); ok {
+		if name, _, ok := distinguishedName(value); ok {
 			return sanEntry{"directory", name}
 		}
 	case context(0).Constructed():
@@ -109,21 +109,28 @@ func otherName(in cryptobyte.String) (sanEntry, bool) {
 	return sanEntry{"other", oid.String() + " " + hex.EncodeToString(value)}, true
 }
 
-// distinguishedName is the text of a DER Name (RFC 4514).
-func distinguishedName(der []byte) (string, bool) {
+// distinguishedName is the text of a DER Name (RFC 4514), bounded as x509ext.RDNText
+// has it; whole says that nothing is left out. Other DER is not ok.
+func distinguishedName(der []byte) (text string, whole, ok bool) {
 	var rdns pkix.RDNSequence
 	if rest, err := asn1.Unmarshal(der, &rdns); err != nil || len(rest) > 0 {
-		return "", false
+		return "", false, false
 	}
-	return rdns.String(), true
+	text, whole = x509ext.RDNText(rdns)
+	return text, whole, true
 }
 
 // nameText is distinguishedName for what must have a text.
 func nameText(der []byte) string {
-	if s, ok := distinguishedName(der); ok {
+	if s, _, ok := distinguishedName(der); ok {
 		return s
 	}
-	return "a name that cannot be read: " + hex.EncodeToString(der)
+	const most = 2048
+	text := "a name that cannot be read: " + hex.EncodeToString(der[:min(len(der), most)])
+	if len(der) > most {
+		text += "..."
+	}
+	return text
 }
 
 // sidOf returns the security identifier of the user or computer in Active Directory

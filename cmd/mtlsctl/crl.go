@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net/url"
 	"strings"
 	"time"
 
@@ -132,7 +133,7 @@ func (o crlOptions) question() (q question, err error) {
 		}
 	}
 	if o.cert != "" {
-		certs, err := loadCertificates(o.cert, maxCertFile)
+		certs, err := loadCertificates(o.cert, maxChainFile)
 		if err != nil {
 			return q, err
 		}
@@ -150,6 +151,9 @@ func (o crlOptions) question() (q question, err error) {
 
 // load returns the DER of one list.
 func (o crlOptions) load(ctx context.Context, place string) ([]byte, error) {
+	if bare := withoutUser(place); bare != place {
+		return nil, fmt.Errorf("%s: a URL with user information is not fetched: leave it out", shown(bare))
+	}
 	var data []byte
 	lower := strings.ToLower(place)
 	if strings.HasPrefix(lower, "http://") || strings.HasPrefix(lower, "https://") {
@@ -174,6 +178,25 @@ func (o crlOptions) load(ctx context.Context, place string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", shown(place), err)
 	}
 	return der, nil
+}
+
+// withoutUser takes user information, which may be a password, out of a URL. What is no
+// URL, or none that can be read, has it wherever it might be.
+func withoutUser(place string) string {
+	scheme, rest, ok := strings.Cut(place, "://")
+	if !ok {
+		return place
+	}
+	if _, err := url.Parse(place); err == nil {
+		if end := strings.IndexAny(rest, "/?#"); end >= 0 && !strings.Contains(rest[:end], "@") {
+			return place
+		}
+	}
+	at := strings.LastIndexByte(rest, '@')
+	if at < 0 {
+		return place
+	}
+	return scheme + "://..." + rest[at:]
 }
 
 // oneList takes PEM off.

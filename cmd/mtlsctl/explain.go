@@ -170,12 +170,12 @@ func (o *explainOptions) revocation() (*mtls.Revocation, error) {
 // peer is the client as a service would see it after the handshake.
 func (o *explainOptions) peer() (mtls.Peer, error) {
 	var p mtls.Peer
-	certs, err := loadCertificates(o.cert, maxCertFile)
+	certs, err := loadCertificates(o.cert, maxChainFile)
 	if err != nil {
 		return p, err
 	}
 	for _, f := range o.intermediates {
-		more, err := loadCertificates(f, maxCertFile)
+		more, err := loadCertificates(f, maxChainFile)
 		if err != nil {
 			return p, err
 		}

@@ -17,7 +17,10 @@ var (
 
 	ParseServers = parseServers
 	ReplaceFile  = replaceFile
-	QuotedASCII  = quotedASCII
+
+	LoadCertificates = loadCertificates
+
+	QuotedASCII = quotedASCII
 )
 
 // Printed is what a printer makes of a text that nobody has quoted.

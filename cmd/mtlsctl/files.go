@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mtlsguard/mtls"
+	"github.com/mtlsguard/mtls/internal/pemfile"
 )
 
 const (
@@ -83,29 +84,38 @@ func readFile(path string, limit int64) ([]byte, error) {
 }
 
 // loadCertificates reads all certificates of a file, PEM or DER, as strictly as a
-// service reads its roots. In a pipe only their DER counts for the limit.
+// service reads its roots. Of a pipe no more is read than a file may have.
 func loadCertificates(path string, limit int64) ([]*x509.Certificate, error) {
-	if err := checkFile(path, limit); err != nil {
-		return nil, err
-	}
-	a, err := mtls.LoadAuthority(path)
-	var problem *mtls.ConfigError
-	if errors.As(err, &problem) && problem.Err != nil {
-		return nil, fmt.Errorf("%s: no certificates: %s", shown(path), problem.Err)
-	}
+	data, err := readFile(path, limit)
 	if err != nil {
 		return nil, err
 	}
-	list := make([]*x509.Certificate, len(a.Anchors))
-	size := int64(0)
-	for i, anchor := range a.Anchors {
-		list[i] = anchor.Certificate
-		size += int64(len(anchor.Certificate.Raw))
+	list, err := parseCertificates(data)
+	if err == nil && len(list) == 0 {
+		err = errors.New("it is empty")
 	}
-	if size > limit {
-		return nil, fmt.Errorf("%s: it has more than %d bytes", shown(path), limit)
+	if err != nil {
+		return nil, fmt.Errorf("%s: no certificates: %w", shown(path), err)
 	}
 	return list, nil
+}
+
+func parseCertificates(data []byte) (list []*x509.Certificate, err error) {
+	if !pemfile.Is(data) {
+		return x509.ParseCertificates(data)
+	}
+	err = pemfile.Each(data, func(block *pem.Block) error {
+		if block.Type != "CERTIFICATE" {
+			return fmt.Errorf("a PEM block %q among the certificates", block.Type)
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return fmt.Errorf("certificate %d: %w", len(list)+1, err)
+		}
+		list = append(list, c)
+		return nil
+	})
+	return list, err
 }
 
 // clock is the time that a command works with: that of --time, or now.

@@ -54,8 +54,8 @@ func possibleRules(certs []*x509.Certificate, names []sanEntry) []ruleInfo {
 		certificate, key := hashes(c)
 		add("key", key, "holds for renewed certificates only if the key is kept", "whoever has this key"+noOrigin)
 		add("certificate", certificate, "ends with this certificate", "this certificate alone"+noOrigin)
-		if len(c.Subject.Names) > 0 {
-			add("subject", nameText(c.RawSubject), holds+" if the authority keeps the subject", "rests on how carefully the authority writes subjects"+noOrigin)
+		if subject, whole, _ := distinguishedName(c.RawSubject); whole && subject != "" {
+			add("subject", subject, holds+" if the authority keeps the subject", "rests on how carefully the authority writes subjects"+noOrigin)
 		}
 	}
 	if ca := issuerOf(certs); ca != nil {
@@ -224,6 +224,9 @@ var attributeTypes = map[string]string{
 
 // attributes demands every attribute of the subject, literally.
 func attributes(c *x509.Certificate) ([]mtls.Attribute, error) {
+	if _, whole, _ := distinguishedName(c.RawSubject); !whole {
+		return nil, errors.New("the subject is longer than what can be shown of it")
+	}
 	var list []mtls.Attribute
 	literal := strings.NewReplacer(`\`, `\\`, `*`, `\*`)
 	for _, n := range c.Subject.Names {

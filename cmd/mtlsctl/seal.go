@@ -23,8 +23,9 @@ A sealed file is refused when a byte of it is missing or changed, so that a copy
 that was cut short does not pass for a shorter policy. It protects against
 accidents, not against people: anybody can seal a file.
 
-The file is replaced in one step, and only if its rules are sound and nobody has
-changed it meanwhile. Owner, group and mode stay; it is not replaced where they cannot.`,
+The file is replaced in one step, and only if lint finds no error in it (but a seal at
+its end that does not fit, which is renewed) and nobody has changed it meanwhile. Owner,
+group and mode stay; it is not replaced where they cannot.`,
 			"sealed", "the file has errors and is as it was", "never"),
 		Example: `  mtlsctl seal policy.yaml
   mtlsctl seal --stdout policy.yaml >sealed.yaml`,
@@ -41,9 +42,9 @@ changed it meanwhile. Owner, group and mode stay; it is not replaced where they 
 			if err != nil {
 				return err
 			}
-			sealed := policyfile.Seal(data)
-			// A seal on a file with errors would give it a look of soundness.
-			if _, err := policyfile.Parse(sealed, args[0]); err != nil {
+			// A seal on a file that was cut or has errors would give it a look of soundness.
+			sealed, err := policyfile.Reseal(data, args[0])
+			if err != nil {
 				complain(cmd.ErrOrStderr(), err)
 				return answer(exitNo)
 			}

@@ -36,16 +36,16 @@ func (t *trust) load() (*mtls.Roots, error) {
 	}
 	var list []mtls.Authority
 	add := func(name string, domains []string, files ...string) error {
+		a := mtls.Authority{Name: name, Domains: domains}
 		for _, f := range files {
-			if err := checkFile(f, maxCertFile); err != nil {
+			certs, err := loadCertificates(f, maxCertFile)
+			if err != nil {
 				return err
 			}
+			for _, c := range certs {
+				a.Anchors = append(a.Anchors, mtls.Anchor{Certificate: c})
+			}
 		}
-		a, err := mtls.LoadAuthority(files...)
-		if err != nil {
-			return err
-		}
-		a.Name, a.Domains = name, domains
 		if t.serverAuth {
 			a.Purpose = mtls.ClientOrServerAuth
 		}

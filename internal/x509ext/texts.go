@@ -105,8 +105,11 @@ func bmp(b []byte) string {
 	return string(utf16.Decode(units))
 }
 
-// maxAttributes bounds the attributes of a name in a text.
-const maxAttributes = 32
+// maxAttributes and maxName bound the attributes and the bytes of a name in a text.
+const (
+	maxAttributes = 32
+	maxName       = 4 << 10
+)
 
 // NameText writes a name for people. pkix.Name.String needs time that grows with the
 // square of the attributes, of which a stranger can send thousands: those beyond the
@@ -120,4 +123,56 @@ func NameText(name pkix.Name) string {
 		first = append(first, pkix.RelativeDistinguishedNameSET{a})
 	}
 	return first.String() + ",..."
+}
+
+// RDNText writes a name in the order and the form of RFC 4514, as pkix.RDNSequence has
+// it, for people: at most 32 attributes and 4 KiB, in a time that grows with them
+// alone. Where something is left out, "..." is at the end, and whole is false.
+func RDNText(name pkix.RDNSequence) (text string, whole bool) {
+	var b strings.Builder
+	attributes := 0
+	for i := len(name) - 1; i >= 0; i-- {
+		if i < len(name)-1 {
+			b.WriteByte(',')
+		}
+		if b.Len() >= maxName {
+			return b.String() + "...", false
+		}
+		for j, a := range name[i] {
+			if j > 0 {
+				b.WriteByte('+')
+			}
+			if attributes++; attributes > maxAttributes {
+				return b.String() + "...", false
+			}
+			one, whole := attributeText(a, max(0, maxName-b.Len()))
+			if b.WriteString(one); !whole {
+				return b.String() + "...", false
+			}
+		}
+	}
+	return b.String(), true
+}
+
+// attributeText writes one attribute in at most so many bytes. Values that are no text
+// it gives away whole or not at all.
+func attributeText(a pkix.AttributeTypeAndValue, most int) (text string, whole bool) {
+	size := 0
+	switch v := a.Value.(type) {
+	case string:
+		size = len(v)
+		a.Value = v[:min(size, most)] // written, it is longer
+	case []byte:
+		size = len(v)
+	case asn1.BitString:
+		size = len(v.Bytes)
+	}
+	if _, is := a.Value.(string); size > most && !is {
+		return "", false
+	}
+	text = pkix.RDNSequence{pkix.RelativeDistinguishedNameSET{a}}.String()
+	if len(text) <= most {
+		return text, true
+	}
+	return strings.ToValidUTF8(text[:min(len(text), most)], ""), false
 }

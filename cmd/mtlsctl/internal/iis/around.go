@@ -13,7 +13,7 @@ func (m *importer) surroundings(s *scope) {
 		for _, auth := range security.find("authentication") {
 			for _, c := range auth.children {
 				if !is(c.name, sectionName) {
-					m.others = append(slices.DeleteFunc(m.others, func(e *element) bool { return is(e.name, c.name) }), c)
+					m.otherKind(c)
 				}
 			}
 		}
@@ -22,6 +22,21 @@ func (m *importer) surroundings(s *scope) {
 		}
 	}
 	m.refusals(s, "")
+}
+
+// otherKind keeps the last word on a kind of authentication.
+func (m *importer) otherKind(e *element) {
+	name := strings.Map(func(r rune) rune {
+		if r >= 'A' && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}, e.name)
+	if i, known := m.otherAt[name]; known {
+		m.others[i] = nil
+	}
+	m.otherAt[name] = len(m.others)
+	m.others = append(m.others, e)
 }
 
 // below names what else decides about clients in a place that is below the one whose
@@ -126,6 +141,9 @@ func (m *importer) activeDirectory(e *element, in string) {
 // nameOthers names what surroundings has found.
 func (m *importer) nameOthers() {
 	for _, e := range m.others {
+		if e == nil {
+			continue
+		}
 		switch on, _ := e.attr("enabled"); {
 		case !is(on, "true"):
 		case is(e.name, activeDirectory):
@@ -134,10 +152,12 @@ func (m *importer) nameOthers() {
 			m.remark(e.line, "authentication "+quote(e.name), "it is enabled: IIS may admit by it a client that no mapping matches, which is refused here", "")
 		}
 	}
+	const do = "with Guard.Server every request needs one; Guard.OptionalServer and Require leave routes open"
 	if m.access == nil {
+		m.remark(m.line, "access", "nothing in this file sets its sslFlags: unless another file does, IIS asks for no certificate", do)
 		return
 	}
 	if flags, _ := m.access.attr("sslFlags"); !strings.Contains(strings.ToLower(flags), "sslrequirecert") {
-		m.remark(m.access.line, "access", "sslFlags "+quote(flags)+" do not require a certificate", "with Guard.Server every request needs one; Guard.OptionalServer and Require leave routes open")
+		m.remark(m.access.line, "access", "sslFlags "+quote(flags)+" do not require a certificate", do)
 	}
 }

@@ -23,6 +23,7 @@ func (m *importer) compareOrder() {
 			}
 		}
 	}
+	work, passedOver, firstOver := 0, 0, madeRule{}
 	for i, r := range m.made {
 		switch {
 		case r.Disabled || r.certificate != nil:
@@ -42,11 +43,20 @@ func (m *importer) compareOrder() {
 			}
 			subject, issuer := patterns(r.Subject), patterns(r.Issuer)
 			for _, one := range ones {
+				if work += cost(r.Subject, one.certificate.RawSubject) + cost(r.Issuer, one.certificate.RawIssuer); work > maxWork {
+					if passedOver++; passedOver == 1 {
+						firstOver = r
+					}
+					break
+				}
 				if mayMatch(subject, one.certificate.subject) && mayMatch(issuer, one.certificate.issuer) {
 					m.lost(one.line, "rule "+quote(one.Name), "its certificate matches the mapping "+quote(r.Name)+" of line "+itoa(r.line)+", which denies: IIS admits it and the policy does not", "narrow that rule")
 				}
 			}
 		}
+	}
+	if passedOver > 0 {
+		m.lost(firstOver.line, "many-to-one mapping "+quote(firstOver.Name), "it, and "+itoa(passedOver-1)+" after it that deny, are not compared with all certificates of one-to-one mappings, since there are too many: the policy may refuse clients whom IIS admits by them", "see whom they are meant to refuse")
 	}
 	for _, r := range m.made {
 		if !r.Deny && !r.Disabled && exact(slices.Concat(r.Subject, r.Issuer)) {
@@ -54,6 +64,18 @@ func (m *importer) compareOrder() {
 			break
 		}
 	}
+}
+
+// maxWork bounds what conditions and names are compared by, in bytes, to seconds.
+const maxWork = 1 << 28
+
+// cost is what comparing conditions with a name takes, in bytes.
+func cost(list []mtls.Attribute, name []byte) int {
+	n := 64
+	for _, a := range list {
+		n += len(a.Value) + len(name)
+	}
+	return n
 }
 
 func first(list []string) string {

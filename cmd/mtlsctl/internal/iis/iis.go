@@ -65,7 +65,7 @@ func Import(data []byte, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &importer{Options: o, names: map[string]int{}}
+	m := &importer{Options: o, names: map[string]int{}, otherAt: map[string]int{}}
 	m.result.Location = chosen[len(chosen)-1].path
 	m.elsewhere(root, all, chosen)
 	for _, s := range chosen {
@@ -88,7 +88,9 @@ type importer struct {
 	settings settings
 	oneToOne collection
 	many     collection
-	others   []*element     // other kinds of authentication
+	line     int            // of the first section
+	others   []*element     // other kinds of authentication; nil: a later one counts
+	otherAt  map[string]int // where in others a kind is
 	access   *element       // the last one
 	names    map[string]int // of the rules, and the number of the last one that was made of each
 	secrets  []int          // lines with passwords
@@ -193,8 +195,10 @@ func choose(all []*scope, location string) ([]*scope, error) {
 // places returns the names of the scopes with such a section, and the path of the
 // last one. Every applicationHost.config has an empty section outside of locations.
 func places(all []*scope, such func(*element) bool) (names []string, path string) {
+	known := map[string]bool{}
 	for _, s := range all {
-		if slices.ContainsFunc(s.sections, such) && !slices.Contains(names, s.String()) {
+		if slices.ContainsFunc(s.sections, such) && !known[s.path] {
+			known[s.path] = true
 			names, path = append(names, s.String()), s.path
 		}
 	}
@@ -220,9 +224,12 @@ func depth(path string) int {
 // elsewhere names the sections of the file that do not count, and what decides
 // otherwise below the place whose mappings are meant: a policy has no places.
 func (m *importer) elsewhere(root *element, all, chosen []*scope) {
-	known := map[*element]bool{}
+	known, counts := map[*element]bool{}, map[*scope]bool{}
+	for _, s := range chosen {
+		counts[s] = true
+	}
 	for _, s := range all {
-		here := slices.Contains(chosen, s)
+		here := counts[s]
 		below := !here && above(m.result.Location, s.path)
 		if below {
 			m.below(s)

@@ -227,6 +227,32 @@ func TestManyMappingsAreRead(t *testing.T) {
 	}
 }
 
+// As many mappings as may be are compared with as many certificates in bounded time;
+// what is not compared is named.
+func TestWhatIsNotComparedIsNamed(t *testing.T) {
+	ca := mtlstest.NewCA(t, mtlstest.CAOptions{})
+	cert := base64.StdEncoding.EncodeToString(ca.Issue(mtlstest.Leaf{Template: named(name(o, strings.Repeat("x", 100_000)))}).Leaf().Raw)
+	config := func(denies int) string {
+		return within(`enabled="true"`, `<oneToOneMappings><add userName="u" certificate="`+cert+`"/></oneToOneMappings>`+
+			"<manyToOneMappings>\n"+strings.Join(each(denies, mapping(`name="%d" permissionMode="Deny"`, "Subject.O=*y*")+"\n"), "")+"</manyToOneMappings>")
+	}
+	const most = 2_600
+	r := importText(t, config(most), iis.Options{})
+	require.False(t, r.Lost(), texts(r))
+	r = importText(t, config(4*most), iis.Options{})
+	require.True(t, r.Lost())
+	require.Len(t, r.Rules, 1+4*most)
+	require.Regexp(t, `(?m)^f:\d+: many-to-one mapping "26\d\d": it, and 77\d\d after it that deny, are not compared with all certificates of one-to-one mappings`, texts(r))
+}
+
+// The last word on each of very many kinds of authentication counts.
+func TestManyKindsOfAuthentication(t *testing.T) {
+	const n = 100_000
+	kinds := strings.Join(each(n, `<k%d enabled="true"/>`), "") + strings.Join(each(n, `<K%d enabled="false"/>`), "")
+	r := importText(t, strings.Replace(many(""), "</authentication>", kinds+"</authentication>", 1), iis.Options{})
+	require.NotContains(t, texts(r), "it is enabled")
+}
+
 func each(n int, format string) []string {
 	list := make([]string, n)
 	for i := range list {
@@ -309,13 +335,17 @@ func TestPasswordsAppearNowhere(t *testing.T) {
 	const marker = "hunter2"
 	ca := mtlstest.NewCA(t, mtlstest.CAOptions{})
 	cert := base64.StdEncoding.EncodeToString(ca.Issue(mtlstest.Leaf{CommonName: "client"}).Leaf().Raw)
-	for _, password := range []string{marker, "[enc:AesProvider:" + marker + ":enc]", "x&amp;" + marker, marker + "*\\"} {
+	for _, password := range []string{marker, "[enc:AesProvider:" + marker + ":enc]", "x&amp;" + marker, marker + "*\\", "\n" + marker + "\t"} {
 		for _, name := range []string{"password", "Password", "PASSWORD"} {
 			attributes := fmt.Sprintf(`%s="%s" userName="u"`, name, password)
 			config := within(`enabled="true" `+fmt.Sprintf(`%s="%s"`, name, password), "<oneToOneMappings>"+
 				"<add certificate=\""+cert+"\" "+attributes+"/><add certificate=\"?\" "+attributes+"/><remove "+attributes+"/><other "+attributes+"/></oneToOneMappings>\n"+
 				"<manyToOneMappings "+attributes+">"+mapping(`name="a" strange="`+marker+`" `+attributes, "Subject.O=A")+mapping(`name="d" permissionMode="Deny" `+attributes, "Subject.X=A")+
 				"<add name=\"n\" "+attributes+">"+marker+"<rules "+attributes+"><add "+attributes+"/></rules></add></manyToOneMappings>")
+			kept, err := iis.Values([]byte(strings.ReplaceAll(config, `strange="`+marker+`"`, "")))
+			require.NoError(t, err)
+			require.Contains(t, kept, "u")
+			require.NotContains(t, strings.Join(kept, "\n"), marker, "what is not kept cannot be printed")
 			r := importText(t, config, iis.Options{})
 			require.NotContains(t, fmt.Sprintf("%+v", r), marker)
 			policy, err := r.Policy("f")

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/mtlsguard/mtls"
 	"github.com/mtlsguard/mtls/internal/dn"
@@ -18,8 +19,14 @@ func itoa(n int) string { return strconv.Itoa(n) }
 // subfields are the certificateSubFields that IIS documents, as types of
 // attributes. It writes S for the state.
 var subfields = map[string]string{
-	"CN": "CN", "OU": "OU", "O": "O", "L": "L", "S": "ST", "ST": "ST", "C": "C",
-	"I": "initials", "GN": "givenName", "T": "title", "EMAIL": "emailAddress",
+	"CN": "CN", "OU": "OU", "O": "O", "L": "L", "S": "ST", "C": "C",
+	"I": "initials", "GN": "givenName", "T": "title", "Email": "emailAddress",
+}
+
+// otherSpellings are what subfields are written like elsewhere, in any case. Nobody
+// documents that IIS takes them.
+var otherSpellings = map[string]string{
+	"CN": "CN", "OU": "OU", "O": "O", "L": "L", "S": "S", "ST": "S", "C": "C", "I": "I", "GN": "GN", "T": "T", "EMAIL": "Email",
 }
 
 // rules makes the rules, one-to-one mappings first, and names what cannot be one.
@@ -255,8 +262,9 @@ func (m *importer) manyRule(what string, e *element, known map[string]int) (r mt
 		r.Name = m.unique(name)
 		m.lost(e.line, what, "line "+itoa(line)+" has the same name", "its rule is "+quote(r.Name))
 	}
+	unsure := false
 	if err == nil {
-		r.Subject, r.Issuer, err = m.criteria(what, e)
+		r.Subject, r.Issuer, unsure, err = m.criteria(what, e)
 	}
 	if err == nil && !deny && everybody(slices.Concat(r.Subject, r.Issuer)) {
 		err = errors.New("its criteria match every client")
@@ -270,7 +278,7 @@ func (m *importer) manyRule(what string, e *element, known map[string]int) (r mt
 	if deny {
 		m.attributes(what, e, attributes...)
 	} else {
-		r.Disabled = m.unknown(what, e, attributes...) || r.Disabled
+		r.Disabled = m.unknown(what, e, attributes...) || unsure || r.Disabled
 		r.Authorities = []string{m.Authority}
 		r.Origin = mtls.NoOrigin()
 	}
@@ -293,37 +301,46 @@ func permission(e *element) (deny bool, err error) {
 	return false, errPermission
 }
 
-// criteria reads the rules of a mapping, all of which must hold.
-func (m *importer) criteria(what string, mapping *element) (subject, issuer []mtls.Attribute, err error) {
+// criteria reads the rules of a mapping, all of which must hold. What throws criteria
+// away again, or is there twice, is not guessed at.
+func (m *importer) criteria(what string, mapping *element) (subject, issuer []mtls.Attribute, unsure bool, err error) {
 	var list []*element
-	for _, c := range mapping.children {
-		if !is(c.name, "rules") {
-			return nil, nil, fmt.Errorf("line %d has an unknown element %s", c.line, quote(c.name))
+	for i, c := range mapping.children {
+		switch {
+		case !is(c.name, "rules"):
+			return nil, nil, false, fmt.Errorf("line %d has an unknown element %s", c.line, quote(c.name))
+		case i > 0:
+			return nil, nil, false, fmt.Errorf("line %d has a second list of criteria", c.line)
 		}
 		if m.attributes(what, c) {
-			return nil, nil, fmt.Errorf("what line %d says is not known", c.line)
+			return nil, nil, false, fmt.Errorf("what line %d says is not known", c.line)
 		}
 		for _, r := range c.children {
 			switch {
 			case is(r.name, "add"):
 				list = append(list, r)
+			case is(r.name, "clear") && len(list) > 0:
+				return nil, nil, false, fmt.Errorf("line %d throws criteria away that are above it", r.line)
 			case is(r.name, "clear"):
-				list = nil
+				if m.attributes(what, r) {
+					return nil, nil, false, fmt.Errorf("what line %d says is not known", r.line)
+				}
 			default:
-				return nil, nil, fmt.Errorf("line %d has the element %s among its criteria", r.line, quote(r.name))
+				return nil, nil, false, fmt.Errorf("line %d has the element %s among its criteria", r.line, quote(r.name))
 			}
 		}
 	}
 	if len(list) == 0 {
-		return nil, nil, errors.New("it has no criteria")
+		return nil, nil, false, errors.New("it has no criteria")
 	}
 	for _, e := range list {
 		if m.attributes(what, e, "certificateField", "certificateSubField", "matchCriteria", "compareCaseSensitive") {
-			return nil, nil, fmt.Errorf("what line %d says is not known", e.line)
+			return nil, nil, false, fmt.Errorf("what line %d says is not known", e.line)
 		}
-		a, err := m.criterion(what, e)
+		a, misspelled, err := m.criterion(what, e)
+		unsure = unsure || misspelled
 		if err != nil {
-			return nil, nil, fmt.Errorf("line %d: %w", e.line, err)
+			return nil, nil, false, fmt.Errorf("line %d: %w", e.line, err)
 		}
 		switch field, _ := e.attr("certificateField"); {
 		case is(field, "Subject") || field == "1":
@@ -331,21 +348,24 @@ func (m *importer) criteria(what string, mapping *element) (subject, issuer []mt
 		case is(field, "Issuer") || field == "2":
 			issuer = append(issuer, a)
 		default:
-			return nil, nil, fmt.Errorf("line %d: its certificateField %s is neither Subject nor Issuer", e.line, quote(field))
+			return nil, nil, false, fmt.Errorf("line %d: its certificateField %s is neither Subject nor Issuer", e.line, quote(field))
 		}
 	}
-	return subject, issuer, nil
+	return subject, issuer, unsure, nil
 }
 
-func (m *importer) criterion(what string, e *element) (a mtls.Attribute, err error) {
+func (m *importer) criterion(what string, e *element) (a mtls.Attribute, misspelled bool, err error) {
 	subfield, _ := e.attr("certificateSubField")
 	value, _ := e.attr("matchCriteria")
-	a.Type = subfields[strings.ToUpper(subfield)]
-	if a.Type == "" {
-		return a, fmt.Errorf("its certificateSubField %s is none that is known", quote(subfield))
+	known := otherSpellings[strings.ToUpper(subfield)]
+	if a.Type = subfields[known]; a.Type == "" {
+		return a, false, fmt.Errorf("its certificateSubField %s is none that is known", quote(subfield))
 	}
 	if value == "" {
-		return a, errors.New("its matchCriteria is empty")
+		return a, false, errors.New("its matchCriteria is empty")
+	}
+	if strings.ContainsFunc(value, unicode.IsControl) {
+		return a, false, errors.New("its matchCriteria has a control character, which no name is known to have")
 	}
 	a.Value = strings.ReplaceAll(value, `\`, `\\`)
 	if m.Exact {
@@ -357,8 +377,11 @@ func (m *importer) criterion(what string, e *element) (a mtls.Attribute, err err
 	if strings.Contains(value, "?") {
 		m.remark(e.line, what, "its question mark is taken literally", "")
 	}
+	if misspelled = subfield != known; misspelled {
+		m.lost(e.line, what, "certificateSubField "+quote(subfield)+" is not spelled as IIS documents it, "+known+": it may not know it, and match nobody", "a rule that admits is disabled for that; take disabled out if IIS does know it")
+	}
 	a.IgnoreCase = !m.flag(what, e, "compareCaseSensitive", true, true)
-	return a, nil
+	return a, misspelled, nil
 }
 
 // everybody reports whether no condition says more than that an attribute is there.

@@ -78,12 +78,28 @@ func TestMappings(t *testing.T) {
 		{"a backslash", many(mapping(`name="a" userName="u"`, `Subject.O=A\*`)), iis.Options{}, []shape{{name: "a", account: "u", subject: attributes(mtls.Attribute{Type: "O", Value: `A\\*`})}}, []string{"its backslash is taken literally"}, false},
 		{"a backslash, literally", many(mapping(`name="a" userName="u"`, `Subject.O=A\*`)), iis.Options{Exact: true}, []shape{{name: "a", account: "u", subject: attributes(mtls.Attribute{Type: "O", Value: `A\\\*`})}}, []string{"its backslash is taken literally"}, false},
 		{"numbers and issuer", many(mapping(`name="a" userName="u"`, "1.O=Acme", "2.S=WA")), iis.Options{}, []shape{{name: "a", account: "u", subject: o, issuer: attributes(mtls.Attribute{Type: "ST", Value: "WA"})}}, nil, false},
-		{"every subfield", many(mapping(`name="a" userName="u"`, "Subject.CN=1", "Subject.ou=2", "Subject.O=3", "Subject.L=4", "Subject.S=5", "Subject.ST=6", "Subject.C=7", "Subject.I=8", "Subject.GN=9", "Subject.T=10", "Subject.Email=11")), iis.Options{},
-			[]shape{{name: "a", account: "u", subject: attributes(mtls.Attribute{Type: "CN", Value: "1"}, mtls.Attribute{Type: "OU", Value: "2"}, mtls.Attribute{Type: "O", Value: "3"}, mtls.Attribute{Type: "L", Value: "4"}, mtls.Attribute{Type: "ST", Value: "5"}, mtls.Attribute{Type: "ST", Value: "6"},
+		{"every subfield", many(mapping(`name="a" userName="u"`, "Subject.CN=1", "Subject.OU=2", "Subject.O=3", "Subject.L=4", "Subject.S=5", "Subject.C=7", "Subject.I=8", "Subject.GN=9", "Subject.T=10", "Subject.Email=11")), iis.Options{},
+			[]shape{{name: "a", account: "u", subject: attributes(mtls.Attribute{Type: "CN", Value: "1"}, mtls.Attribute{Type: "OU", Value: "2"}, mtls.Attribute{Type: "O", Value: "3"}, mtls.Attribute{Type: "L", Value: "4"}, mtls.Attribute{Type: "ST", Value: "5"},
 				mtls.Attribute{Type: "C", Value: "7"}, mtls.Attribute{Type: "initials", Value: "8"}, mtls.Attribute{Type: "givenName", Value: "9"}, mtls.Attribute{Type: "title", Value: "10"}, mtls.Attribute{Type: "emailAddress", Value: "11"})}}, nil, false},
 		{"case", many(strings.NewReplacer(`"Acme"`, `"Acme" compareCaseSensitive="false"`).Replace(a)), iis.Options{}, []shape{{name: "a", account: "u", subject: attributes(mtls.Attribute{Type: "O", Value: "Acme", IgnoreCase: true})}}, nil, false},
 		{"case that says neither", many(strings.NewReplacer(`"Acme"`, `"Acme" compareCaseSensitive="no"`).Replace(a)), iis.Options{}, []shape{plain}, []string{`f:8: many-to-one mapping "a": compareCaseSensitive is "no"`}, true},
-		{"clear among the criteria", many(strings.Replace(a, "<rules>", `<rules><add certificateField="Subject" certificateSubField="L" matchCriteria="x"/><clear/>`, 1)), iis.Options{}, []shape{plain}, nil, false},
+		{"clear above the criteria", many(strings.Replace(a, "<rules>", "<rules><clear/>", 1)), iis.Options{}, []shape{plain}, nil, false},
+		{"clear above the criteria that says more", many(strings.Replace(a, "<rules>", `<rules><clear until="x"/>`, 1)), iis.Options{}, nil, []string{"f:8: many-to-one mapping \"a\": left out: what line 8 says is not known"}, true},
+		{"clear among the criteria", many(strings.Replace(a, "<rules>", `<rules><add certificateField="Subject" certificateSubField="L" matchCriteria="x"/><clear/>`, 1)), iis.Options{}, nil, []string{"f:8: many-to-one mapping \"a\": left out: line 8 throws criteria away that are above it"}, true},
+		{"criteria twice", many(strings.Replace(d, "</rules>", "</rules>\n<rules/>", 1) + "\n" + a), iis.Options{}, []shape{off}, []string{"f:8: many-to-one mapping \"d\": left out: line 9 has a second list of criteria", "f:10: many-to-one mapping \"a\": its rule is disabled, since line 8"}, true},
+		{"a subfield in other letters, which admits", many(mapping(`name="a" userName="u"`, "Subject.o=Acme")), iis.Options{}, []shape{off}, []string{`f:8: many-to-one mapping "a": certificateSubField "o" is not spelled as IIS documents it, O`}, true},
+		{"a subfield in other letters, which denies", many(mapping(`name="d" permissionMode="Deny"`, "Subject.ou=Sales*")), iis.Options{}, []shape{deny}, []string{`f:8: many-to-one mapping "d": certificateSubField "ou" is not spelled`}, true},
+		{"a subfield in other words, and what is after it", many(mapping(`name="s" userName="u"`, "Subject.ST=WA*") + "\n" + a), iis.Options{}, []shape{{name: "s", account: "u", disabled: true, subject: attributes(mtls.Attribute{Type: "ST", Value: "WA*"})}, off}, []string{`certificateSubField "ST" is not spelled as IIS documents it, S`, "f:9: many-to-one mapping \"a\": its rule is disabled, since line 8"}, true},
+
+		{"the ends of lines and tabs are blanks", many(mapping(`name="a&#9;&#xA;'b'" userName="u"`, "Subject.O=Acme\tInc.\r\nLtd.\rand\nSons &amp; &lt;Co&gt; &quot;x&quot;*")), iis.Options{}, []shape{{name: "a\t\n'b'", account: "u", subject: attributes(mtls.Attribute{Type: "O", Value: `Acme Inc. Ltd. and Sons & <Co> "x"*`})}}, nil, false},
+		{"in quotes of the other kind", many(strings.NewReplacer(`"a"`, `'a"'`, `"Acme"`, "'Ac\n\"me'").Replace(a)), iis.Options{}, []shape{{name: `a"`, account: "u", subject: attributes(mtls.Attribute{Type: "O", Value: `Ac "me`})}}, nil, false},
+		{"the end of a line that is meant is no criterion", many(mapping(`name="d" permissionMode="Deny"`, "Subject.O=Bad&#10;\nCorp*") + "\n" + a), iis.Options{}, []shape{off}, []string{`f:8: many-to-one mapping "d": left out: line 8: its matchCriteria has a control character`, "f:10: many-to-one mapping \"a\": its rule is disabled"}, true},
+		{"other control characters are none", many(mapping(`name="a" userName="u"`, "Subject.O=Acme&#x85;")), iis.Options{}, nil, []string{"its matchCriteria has a control character"}, true},
+
+		{"clear does not take away what is around it", strings.Replace(many("<clear/>\n"+a), "<manyToOneMappings>", "<exceptions/><manyToOneMappings>", 1), iis.Options{}, []shape{off}, []string{`f:7: section iisClientCertificateMappingAuthentication: unknown element "exceptions"`}, true},
+		{"clear does not take away what the section says", strings.Replace(many("<clear/>\n"+a), `enabled="true"`, `enabled="true" until="x"`, 1), iis.Options{}, []shape{off}, []string{`f:6: section iisClientCertificateMappingAuthentication: unknown attribute "until"`}, true},
+		{"clear does not take away what the collection says", strings.Replace(many(d+"<clear/><clear/>\n"+a), "<manyToOneMappings>", `<manyToOneMappings until="x">`, 1), iis.Options{}, []shape{off}, []string{`f:7: manyToOneMappings: unknown attribute "until"`}, true},
+		{"clear of one kind does not take away what is around it", strings.NewReplacer("<manyToOneMappings>", `<oneToOneMappings until="x"><clear/></oneToOneMappings><manyToOneMappings>`).Replace(many(a)), iis.Options{}, []shape{off}, []string{`f:7: oneToOneMappings: unknown attribute "until"`}, true},
 
 		{"no criteria", many(mapping(`name="a" userName="u"`)), iis.Options{}, nil, []string{`f:8: many-to-one mapping "a": left out: it has no criteria`}, true},
 		{"an empty criterion", many(mapping(`name="a" userName="u"`, "Subject.O=Acme", "Subject.OU=")), iis.Options{}, nil, []string{"left out: line 8: its matchCriteria is empty"}, true},
@@ -176,12 +192,13 @@ func TestMappings(t *testing.T) {
 }
 
 func TestSurroundingsAreNamed(t *testing.T) {
+	const access = `<access sslFlags="SslRequireCert"/>`
 	a := mapping(`name="a" userName="u"`, "Subject.O=Acme*")
 	config := func(inAuthentication, inSecurity string) string {
-		return strings.NewReplacer("</authentication>", inAuthentication+"</authentication>", "</security>", inSecurity+"</security>").Replace(many(a))
+		return strings.NewReplacer("<security>", "<security>"+access, "</authentication>", inAuthentication+"</authentication>", "</security>", inSecurity+"</security>").Replace(many(a))
 	}
 	web := func(rules string) string {
-		return strings.Replace(many(a), "</configuration>", "<system.web><authorization>"+rules+"</authorization></system.web></configuration>", 1)
+		return strings.Replace(config("", ""), "</configuration>", "<system.web><authorization>"+rules+"</authorization></system.web></configuration>", 1)
 	}
 	for _, test := range []struct {
 		name, config, want string
@@ -193,6 +210,9 @@ func TestSurroundingsAreNamed(t *testing.T) {
 		{"another kind", config(`<basicAuthentication enabled="true"/>`, ""), `f:11: note: authentication "basicAuthentication": it is enabled`, false},
 		{"the last word counts", config(`<basicAuthentication enabled="true"/><basicAuthentication enabled="false"/>`, ""), "", false},
 		{"no certificate required", config("", `<access sslFlags="Ssl, SslNegotiateCert"/>`), `f:12: note: access: sslFlags "Ssl, SslNegotiateCert" do not require`, false},
+		{"access that says nothing", config("", `<access/>`), `f:12: note: access: sslFlags "" do not require`, false},
+		{"access is not there", many(a), "f:6: note: access: nothing in this file sets its sslFlags: unless another file does, IIS asks for no certificate", false},
+		{"a kind in other letters", config(`<basicAuthentication enabled="true"/><BASICAuthentication enabled="false"/>`, ""), "", false},
 		{"a certificate required", config("", `<access sslFlags="Ssl,SslNegotiateCert,SslRequireCert"/>`), "", false},
 		{"authorization of all", config("", `<authorization><clear/><add accessType="Allow" users="*"/></authorization>`), "", false},
 		{"authorization of some", config("", `<authorization><add accessType="Allow" users="CORP\a"/></authorization>`), "f:12: authorization: rules about URLs and accounts", true},

@@ -23,6 +23,7 @@ type setting struct {
 type entry struct {
 	*element
 	foreign bool
+	around  bool // foreign, and no child: no clear takes it away
 	gone    bool // taken away
 }
 
@@ -89,6 +90,9 @@ func (m *importer) scope(s *scope) {
 }
 
 func (m *importer) section(e *element) {
+	if m.line == 0 {
+		m.line = e.line
+	}
 	what := "section " + sectionName
 	strange := m.attributes(what, e, "enabled", "defaultLogonDomain", "logonMethod", "oneToOneCertificateMappingsEnabled", "manyToOneCertificateMappingsEnabled")
 	for _, f := range []struct {
@@ -109,23 +113,23 @@ func (m *importer) section(e *element) {
 		}
 	}
 	if strange {
-		m.many.foreign(e)
+		m.many.around(e)
 	}
 	for _, c := range e.children {
 		switch {
 		case is(c.name, "oneToOneMappings"):
 			if m.attributes(c.name, c) {
-				m.oneToOne.foreign(c)
+				m.oneToOne.around(c)
 			}
 			m.collect(&m.oneToOne, c, "certificate")
 		case is(c.name, "manyToOneMappings"):
 			if m.attributes(c.name, c) {
-				m.many.foreign(c)
+				m.many.around(c)
 			}
 			m.collect(&m.many, c, "name")
 		default:
 			m.lost(c.line, what, "unknown element "+quote(c.name), "see what it is for")
-			m.many.foreign(c)
+			m.many.around(c)
 		}
 	}
 }
@@ -136,8 +140,15 @@ type collection struct {
 	at   map[string][]int // where in the list the mappings of a key are
 }
 
+// foreign marks a child of the collection that is not understood.
 func (l *collection) foreign(e *element) {
 	l.list = append(l.list, entry{element: e, foreign: true})
+}
+
+// around marks what is not understood of the collection itself, or of the section
+// around it.
+func (l *collection) around(e *element) {
+	l.list = append(l.list, entry{element: e, foreign: true, around: true})
 }
 
 // left are the entries that nothing has taken away.
@@ -169,7 +180,11 @@ func (m *importer) collect(l *collection, from *element, key string) {
 			for i := range l.list {
 				gone(i, "clear", c)
 			}
-			*l = collection{at: map[string][]int{}}
+			left := collection{at: map[string][]int{}}
+			if i := slices.IndexFunc(l.list, func(e entry) bool { return e.around }); i >= 0 {
+				left.list = append(left.list, l.list[i]) // the first of them is enough
+			}
+			*l = left
 		case is(c.name, "remove"):
 			m.attributes("remove", c, key)
 			value, _ := c.attr(key)

@@ -97,6 +97,7 @@ func readXML(data []byte) (*element, error) {
 	parts := 0
 	for {
 		line, _ := d.InputPos()
+		start := d.InputOffset()
 		token, err := d.Token()
 		if err == io.EOF && root != nil {
 			return root, nil
@@ -109,6 +110,9 @@ func readXML(data []byte) (*element, error) {
 		case xml.StartElement:
 			if parts += 1 + len(t.Attr); parts > maxParts {
 				return nil, fmt.Errorf("line %d: more than %d elements and attributes", line, maxParts)
+			}
+			if err := normalise(t.Attr, text[start:d.InputOffset()]); err != nil {
+				return nil, fmt.Errorf("line %d: %w", line, err)
 			}
 			e, err := newElement(t, line)
 			if err != nil {
