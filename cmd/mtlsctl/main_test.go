@@ -42,6 +42,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": status, "normal": normal, "sparse": sparse, "revoke": revoke, "revserver": faulty, "dns": nameServer, "escaped": escaped,
+			"onTerminal": onTerminal,
 		},
 	})
 }
