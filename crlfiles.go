@@ -66,7 +66,8 @@ func (l crlInFile) concerns(rawIssuer []byte) bool {
 }
 
 // LoadCRLs returns the lists in files and folders. A file must exist and hold
-// nothing but lists: one in DER, or any number as PEM blocks "X509 CRL". A folder
+// nothing but lists: one in DER, or any number as PEM blocks "X509 CRL", with comments
+// between them such as openssl writes; text that may be a damaged block is an error. A folder
 // may be empty; of its files those count whose names end in .crl, .pem or .der and
 // do not begin with a dot, and for each of them the same holds. Folders in it do
 // not count. Symbolic links are followed, as they are in a Kubernetes volume.

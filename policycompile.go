@@ -366,7 +366,7 @@ func crossCheckRule(failed *problems, r *ruleset.Rule, roots *rootsState) {
 	r.Beyond(func(host string) bool {
 		return slices.ContainsFunc(usable, func(a *authority) bool { return a.mayName(host) })
 	}, func(field string, i int, name string) {
-		failed.add(fmt.Sprintf("%s[%d]", field, i), name, "no authority of the rule may speak for it (Authority.Domains): the rule could never match")
+		failed.add(fmt.Sprintf("%s[%d]", field, i), name, "no authority of the rule may speak for it (Authority.Domains): it could never match")
 	})
 	for i, d := range r.ListedDomains() {
 		if !slices.ContainsFunc(usable, func(a *authority) bool { return a.mayName(d) }) {

@@ -58,8 +58,8 @@ type Authority struct {
 	// are these domains and those below them, nothing else (as a permitted subtree
 	// does, RFC 5280 section 4.2.1.10), and so are the host of a URI, the host of an
 	// e-mail address and the realm of a user principal name by which a rule means
-	// it. A URI without a host, and the attributes of the subject, are not bounded:
-	// the rule says whose CA may write them (Rule.Authorities). Empty: any name. Every CA can name
+	// it. URNs, tags, and the attributes of the subject are not bounded: the rule says
+	// whose CA may write them (Rule.Authorities). Empty: any name. Every CA can name
 	// anybody, so it is required for each authority that is not Public once
 	// there is more than one.
 	Domains []string

@@ -50,6 +50,13 @@ func TestScopeOfHostsAndRealms(t *testing.T) {
 			require.Equal(t, row.both, err == nil, "the rule could never match: %v", err)
 		})
 	}
+	// A URI that has its host elsewhere is bounded as well.
+	for _, uri := range []string{"sip:acme.example", "mailto:ann@acme.example"} {
+		rule := mtls.Rule{Name: "r", URIs: []string{uri}, Authorities: []string{"acme", "globex"}, Origin: mtls.NoOrigin()}
+		g := mtlstest.NewGuard(t, pcConfig(t, roots, rule))
+		require.True(t, pcDecide(t, g, a.Issue(named(t, sanURI(uri))).Leaf()).Admitted)
+		require.False(t, pcDecide(t, g, b.Issue(named(t, sanURI(uri))).Leaf()).Admitted)
+	}
 	// An address is no host that a scope could have.
 	for _, uri := range []string{"https://192.0.2.1/", "https://[2001:db8::1]:1/"} {
 		_, err := mtls.New(pcConfig(t, roots, mtls.Rule{Name: "r", URIs: []string{uri}, Authorities: []string{"acme"}, Origin: mtls.NoOrigin()}))

@@ -60,7 +60,9 @@ func (p *presented) subject(roots *rootsState, all []candidate, now time.Time, p
 		s.More, s.Unread = s.More || !whole, s.Unread || !whole
 		s.Texts = map[string]bool{}
 		for _, text := range texts {
-			for _, key := range altname.BroadKeys(text) {
+			keys, ok := altname.BroadKeys(text)
+			s.Unread = s.Unread || !ok
+			for _, key := range keys {
 				s.Texts[key] = true
 			}
 		}
@@ -126,8 +128,8 @@ func (c *candidate) hashes() []ruleset.Hash {
 // policy. The client's certificate may demand it, though, and so this one does, in
 // a copy (section 6.1.5 (b)).
 //
-// That takes a verification for each policy, and rules may name many: it is left
-// out for those that the client's certificate would have to assert and does not.
+// That takes a verification, and rules may name many policies: those are left out
+// that the client's certificate would have to assert and does not.
 func (c *candidate) asserts(now time.Time) func([]x509.OID) bool {
 	asserted := map[string]bool{}
 	for _, p := range c.chain[0].Policies {
@@ -136,18 +138,23 @@ func (c *candidate) asserts(now time.Time) func([]x509.OID) bool {
 	every := asserted[oidKey(ruleset.AnyPolicy)] || slices.ContainsFunc(c.chain[1:], func(ca *x509.Certificate) bool { return len(ca.PolicyMappings) > 0 })
 	known := map[string]bool{}
 	return func(policies []x509.OID) bool {
-		return slices.ContainsFunc(policies, func(p x509.OID) bool {
-			key := oidKey(p)
-			if !every && !asserted[key] {
-				return false
+		var possible []x509.OID
+		var key strings.Builder
+		for _, p := range policies {
+			if k := oidKey(p); every || asserted[k] {
+				possible = append(possible, p)
+				fmt.Fprintf(&key, "%x ", k)
 			}
-			valid, ok := known[key]
-			if !ok {
-				valid = c.validFor([]x509.OID{p}, now)
-				known[key] = valid
-			}
-			return valid
-		})
+		}
+		if possible == nil { // to crypto/x509 none is any
+			return false
+		}
+		valid, ok := known[key.String()]
+		if !ok {
+			valid = c.validFor(possible, now)
+			known[key.String()] = valid
+		}
+		return valid
 	}
 }
 
@@ -193,7 +200,7 @@ func (p *presented) ancestry(roots *rootsState) []ruleset.Hash {
 	return keys
 }
 
-// maxOtherNames bounds the words of texts that are looked at.
+// maxOtherNames bounds the words of texts that are looked at, and the domains in them.
 const maxOtherNames = 4096
 
 // otherNames finds whatever looks like a domain in the texts of a certificate, as in
@@ -220,6 +227,9 @@ func otherNames(texts []string) (names []string, more bool) {
 						}
 						for _, name := range found {
 							if !known[name] {
+								if len(known) == maxOtherNames {
+									return names, true
+								}
 								known[name] = true
 								names = append(names, name)
 							}

@@ -7,6 +7,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"math/rand/v2"
@@ -178,6 +179,33 @@ func TestOtherNameWithALongIdentifier(t *testing.T) {
 	g := mtlstest.NewGuard(t, pcConfig(t, pcRoots(t, ca.Authority("one")), mtls.Rule{Name: "d", Deny: true, UPNs: []string{"x@y"}}, mtls.Rule{Name: "a", Domains: []string{"a.example"}}))
 	leaf := ca.Issue(mtlstest.Leaf{Template: func(c *x509.Certificate) { c.ExtraExtensions = append(c.ExtraExtensions, san) }}).Leaf()
 	require.Equal(t, "a a a.example", pcSay(pcDecide(t, g, leaf)))
+}
+
+// A certificate with more words, domains or addresses than are looked at is denied by
+// whatever rule looks at them.
+func TestMoreThanIsLookedAt(t *testing.T) {
+	t.Parallel()
+	ca := mtlstest.NewCA(t, mtlstest.CAOptions{})
+	roots := pcRoots(t, ca.Authority("one"))
+	numbered := func(format string, n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, format, i)
+		}
+		return b.String()
+	}
+	denied := map[string]mtls.Rule{"domains": {Domains: []string{"evil.example"}}, "addresses": {Emails: []string{"ann@evil.example"}}, "certificates": {Certificates: []mtls.CertificateHash{{1}}}}
+	for text, what := range map[string]string{
+		numbered("%d ", 4095): "", numbered("%d ", 4100): "domains", numbered("%d.b..", 4000): "", numbered("%d.b..", 4100): "domains",
+		numbered("%d@b ", 64): "", numbered("%d@b ", 65): "addresses", numbered("%d\uff20b ", 65): "addresses",
+	} {
+		leaf := ca.Issue(leafOf(subjectOf("CN", text), sans(t, sanDNS("a.example")))).Leaf()
+		for kind, deny := range denied {
+			deny.Name, deny.Deny = "r", true
+			g := mtlstest.NewGuard(t, pcConfig(t, roots, deny, mtls.Rule{Name: "a", Domains: []string{"a.example"}}))
+			require.Equal(t, kind == what, pcSay(pcDecide(t, g, leaf)) == deniedByRule, "%s: %.20s", kind, text)
+		}
+	}
 }
 
 // A CA that may speak for one mail host puts another's address into the subject, and

@@ -33,12 +33,17 @@ func Broad(policy string) []string {
 	return keys
 }
 
+// maxAddresses bounds the addresses of a text.
+const maxAddresses = 64
+
 // BroadKeys returns the keys of a text of a certificate, whatever type of name it
-// was found in.
-func BroadKeys(text string) []string {
-	var keys []string
+// was found in, and false if there may be more.
+func BroadKeys(text string) (keys []string, ok bool) {
 	for _, form := range Forms(text) {
 		folded := Fold(form)
+		if strings.Count(folded, "@") > maxAddresses {
+			return nil, false
+		}
 		keys = append(keys, folded)
 		keys = addressKeys(keys, folded)
 		// A domain may have letters that fold into others, which no domain has.
@@ -50,7 +55,7 @@ func BroadKeys(text string) []string {
 		}
 		keys = trustDomainKeys(keys, folded)
 	}
-	return keys
+	return keys, true
 }
 
 // Forms returns the text and what else it may have been meant to be: unescaped,

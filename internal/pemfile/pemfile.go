@@ -65,6 +65,9 @@ var (
 	// serial numbers and hashes, and so are paths and URLs.
 	base64Run = regexp.MustCompile(`[A-Za-z0-9+/]{40,}`)
 	hexRun    = regexp.MustCompile(`^[0-9A-Fa-f]+$`)
+	inURL     = regexp.MustCompile(`\b[a-z][a-z0-9+.-]{1,15}://[!-~]*`)
+	// base64Line is a line of a block that is wrapped early.
+	base64Line = regexp.MustCompile(`^[A-Za-z0-9+/]{16,}$`)
 )
 
 // encoded reports whether a run of characters of base64 is more than words between
@@ -73,12 +76,18 @@ var (
 // many such lines.
 func encoded(run []byte) bool {
 	for part := range bytes.SplitSeq(run, []byte("/")) {
-		if len(part) >= 20 && !hexRun.Match(part) && bytes.ContainsFunc(part, unicode.IsUpper) &&
-			bytes.ContainsFunc(part, unicode.IsLower) && bytes.ContainsFunc(part, unicode.IsDigit) {
+		if len(part) >= 20 && mixed(part) {
 			return true
 		}
 	}
 	return false
+}
+
+// mixed reports whether a text has upper case, lower case and digits, and is not
+// hexadecimal.
+func mixed(text []byte) bool {
+	return !hexRun.Match(text) && bytes.ContainsFunc(text, unicode.IsUpper) &&
+		bytes.ContainsFunc(text, unicode.IsLower) && bytes.ContainsFunc(text, unicode.IsDigit)
 }
 
 // comment refuses text beside blocks that is none, or may be a block.
@@ -99,7 +108,15 @@ func comment(text []byte, after int) error {
 	if m := armour.FindSubmatch(text); m != nil {
 		return beside(after, fmt.Errorf("%s, as of a block whose dashes are damaged", m[1]))
 	}
+	short := false // the line before was as a short line of a block
 	for line := range bytes.Lines(text) {
+		line = inURL.ReplaceAll(line, nil)
+		bare := bytes.Trim(line, " \t\r\n>=")
+		if now := base64Line.Match(bare) && mixed(bare); now && short {
+			return beside(after, errors.New("lines that look like the content of a block"))
+		} else {
+			short = now
+		}
 		for _, run := range base64Run.FindAll(line, -1) {
 			alone := len(bytes.Trim(line, " \t\r\n=")) == len(run)
 			if encoded(run) || alone && hexRun.Match(run) {

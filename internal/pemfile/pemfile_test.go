@@ -35,6 +35,13 @@ func count(data string) (n int, err error) {
 func TestWhatCouldBeABlockIsNoComment(t *testing.T) {
 	b := block()
 	bare := base64.StdEncoding.EncodeToString(content)
+	short := func(n int) string {
+		var lines strings.Builder
+		for rest := bare; len(rest) > n; rest = rest[n:] {
+			lines.WriteString(rest[:n] + "\n")
+		}
+		return lines.String()
+	}
 	wrapped := strings.Join(strings.Split(b, "\n")[1:4], "\n") + "\n"
 	for name, other := range map[string]string{
 		"DER":                             string(content),
@@ -50,6 +57,9 @@ func TestWhatCouldBeABlockIsNoComment(t *testing.T) {
 		"base64, quoted as in mail":       "> " + strings.ReplaceAll(wrapped, "\n", "\n> ") + "\n",
 		"base64, indented":                "\t" + strings.ReplaceAll(wrapped, "\n", "\n\t") + "\n",
 		"base64 as a value":               "certificate: \"" + bare + "\"\n",
+		"base64 in short lines":           short(16),
+		"base64 in lines of 39":           short(39),
+		"base64 in short lines, quoted":   "> " + strings.ReplaceAll(strings.TrimSuffix(short(32), "\n"), "\n", "\n> ") + "\n",
 		"hexadecimal":                     hex.EncodeToString(content) + "\n",
 		"dashes":                          "-----\n",
 		"dashes in a line":                "partner: ---- BEGIN X\n",
@@ -110,11 +120,13 @@ func TestUsualCommentsAreTaken(t *testing.T) {
 			"                  URI:http://crl.acme.example/partners/one.crl\n    Signature Value:\n        3e:02:11\n",
 		"a bundle of browsers": "Acme Global Root Certification Authority of the Year G4\n=======================================================\n## SHA256: 1bf458412568e134a4514f5e170a328d11091e071c7110955c9884ed87972ac9\n# Serial: 1266423423423423423423423423423423423423423423423\n",
 		"a long URL":           "                  URI:http://vault.acme.example/v1/partners/pki/intermediate/production/crl\n",
-		"a path":               "# /home/admin/certificates/partners/acme/client.pem\n/srv/certificates/partners/acme/production/client\n",
-		"END a word":           "        Subject: O=ACME, CN=FRONT END CA, OU=BACK-END\nvalid until the END of 2027\n",
-		"BEGIN, END":           "# BEGIN partners of 2027\n# END partners\n",
-		"many words":           "certificatesofpartners/certificatesofpartners/Certificates/2027\n",
-		"one of many":          "http://pki.acme.example/InterneDienste2027/Zertifikate2027/Sperrlisten/2027/Produktion\n",
+		"URLs of CAs": "        X509v3 Issuing Distribution Point: critical\n            Full Name:\n              URI:http://crl.sectigo.com/SectigoPublicServerAuthenticationRootR46.crl\n" +
+			"                CPS: https://www.microsoft.com/pkiops/crl/MicrosoftAzureRSATLSIssuingCA03/x?Aaaaaaaaaaaaaaaaaaaaaaaaaa0\n",
+		"a path":      "# /home/admin/certificates/partners/acme/client.pem\n/srv/certificates/partners/acme/production/client\n",
+		"END a word":  "        Subject: O=ACME, CN=FRONT END CA, OU=BACK-END\nvalid until the END of 2027\n",
+		"BEGIN, END":  "# BEGIN partners of 2027\n# END partners\n",
+		"many words":  "certificatesofpartners/certificatesofpartners/Certificates/2027\n",
+		"one of many": "http://pki.acme.example/InterneDienste2027/Zertifikate2027/Sperrlisten/2027/Produktion\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			n, err := count(text + b + text + b + text)

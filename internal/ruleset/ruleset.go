@@ -299,6 +299,30 @@ type search struct {
 	first   bool  // best names certificates
 	until   time.Time
 	misses  *[]Miss // not nil: what is looked for are rules that nearly match
+	failed  orders  // rules that do not match: many names may lead to one
+}
+
+// orders is a set of orders of rules, of which the first few take no allocation.
+type orders struct {
+	few  [8]int32
+	n    int
+	more map[int32]bool
+}
+
+func (o *orders) has(order int32) bool {
+	return slices.Contains(o.few[:o.n], order) || o.more[order]
+}
+
+func (o *orders) add(order int32) {
+	switch {
+	case o.n < len(o.few):
+		o.few[o.n] = order
+		o.n++
+	case o.more == nil:
+		o.more = map[int32]bool{order: true}
+	default:
+		o.more[order] = true
+	}
 }
 
 // try looks at a rule, and reports whether later ones of the same list are of no
@@ -311,6 +335,9 @@ func (f *search) try(order int32) bool {
 	if f.misses != nil {
 		return r.miss(f)
 	}
+	if f.failed.has(order) {
+		return false
+	}
 	matches := false
 	if f.deny {
 		matches = r.denies(f.subject)
@@ -319,6 +346,7 @@ func (f *search) try(order int32) bool {
 	}
 	// A condition in Go is asked last, of rules that are there.
 	if !matches || !r.inTime(f.now, &f.until) || r.when != nil && !r.when(f.subject.Leaf()) {
+		f.failed.add(order)
 		return false
 	}
 	f.best = order

@@ -5,8 +5,10 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
+	"github.com/mtlsguard/mtls/internal/dnsname"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -96,7 +98,8 @@ func (w world) subject() *ruleset.Subject {
 	s.Alone = len(s.URIs) == 1 && altname.IsSPIFFE(s.URIs[0])
 	for _, texts := range [][]string{s.URIs, s.Emails, s.UPNs, maybe(w.address)} {
 		for _, text := range texts {
-			for _, key := range altname.BroadKeys(text) {
+			keys, _ := altname.BroadKeys(text)
+			for _, key := range keys {
 				s.Texts[key] = true
 			}
 		}
@@ -203,5 +206,128 @@ func TestScopeOfNames(t *testing.T) {
 		uri, email, upn, views := m.Rule.Held(s, m.Rule.Views(s))
 		require.Equal(t, row.views, views, name)
 		require.Equal(t, []string{row.uri, row.email, row.upn}, []string{uri, email, upn}, name)
+	}
+}
+
+// The same with authorities that may speak for some hosts only, certificates that cannot be
+// read, and domains that capital letters make others of; and what a client is
+// identified by is what the authority of its chains may speak for.
+func TestIndexAgainstWalkingWithScopes(t *testing.T) {
+	counts := map[string]int{}
+	fold := func(s string) string {
+		n, err := dnsname.FromPolicy(s)
+		require.NoError(t, err)
+		return n
+	}
+	for seed := range uint64(1500) {
+		w := world{rand.New(rand.NewPCG(seed, 77))}
+		rules := make([]ruleset.Rule, 1+w.IntN(10))
+		for i := range rules {
+			rules[i] = w.rule(i)
+			if w.IntN(3) == 0 {
+				r := ruleset.Rule{Name: fmt.Sprint(i), Order: int32(i), Deny: w.IntN(2) == 0}
+				if w.IntN(2) == 0 {
+					r.Domains([]string{pick(w, fold("straße.example"), "strasse.example", "*.example", fold("βόλος.example"), fold("βόλοσ.example"))})
+				}
+				if w.IntN(2) == 0 {
+					r.Emails([]string{pick(w, "*@a.example", "u@b.example")})
+				}
+				if w.IntN(3) == 0 {
+					r.UPNs([]string{pick(w, "*@a.example", "u@b.example")})
+				}
+				rules[i] = r
+			}
+		}
+		set := ruleset.New(rules)
+		for range 25 {
+			s := w.subject()
+			s.Unread, s.More = w.IntN(4) == 0, w.IntN(4) == 0
+			if w.IntN(3) == 0 {
+				s.Other = append(s.Other, pick(w, fold("straße.example"), "strasse.example", fold("βόλοσ.example"), "*.example"))
+			}
+			if w.IntN(3) == 0 {
+				s.Names = append(s.Names, pick(w, fold("straße.example"), "strasse.example", fold("βόλος.example")))
+			}
+			for i := range s.Views {
+				v := &s.Views[i]
+				v.Mailboxes = w.IntN(4) == 0
+				if w.IntN(2) == 0 {
+					scope := pick(w, "a.example", "b.example", "c.a.example", "example", "x")
+					v.May = func(h string) bool { return dnsname.InSubtree(h, scope) }
+				}
+			}
+			want, got := set.Walk(s, start), set.Match(s, start)
+			require.True(t, want == got.Rule, "seed %d", seed)
+			switch {
+			case want == nil:
+				counts["none"]++
+			case want.Deny:
+				counts["deny"]++
+			default:
+				counts["allow"]++
+				views := want.Views(s)
+				require.NotEmpty(t, views)
+				uri, email, upn, of := want.Held(s, views)
+				require.NotEmpty(t, of)
+				require.Equal(t, views[0], of[0])
+				for _, i := range of {
+					v := s.Views[i]
+					require.True(t, v.Usable)
+					for _, n := range []string{email, upn} {
+						if n != "" && v.May != nil {
+							require.True(t, v.May(n[strings.LastIndexByte(n, '@')+1:]))
+						}
+					}
+					if uri != "" && v.May != nil && strings.Contains(uri, "//") {
+						require.True(t, v.May(strings.Split(uri, "/")[2]))
+					}
+				}
+			}
+		}
+	}
+	require.Len(t, counts, 3)
+}
+
+// A rule that many names of a certificate lead to is looked at once, and its condition
+// in Go is asked once.
+func TestEachRuleIsTriedOnce(t *testing.T) {
+	for _, deny := range []bool{false, true} {
+		const many = 40
+		var rules []ruleset.Rule
+		asked := 0
+		for i := range many {
+			r := ruleset.Rule{Name: fmt.Sprint(i), Order: int32(i), Deny: deny}
+			r.Domains([]string{"*.a.example"})
+			r.When(func(*x509.Certificate) bool { asked++; return false })
+			rules = append(rules, r)
+		}
+		s := &ruleset.Subject{Leaf: func() *x509.Certificate { return nil }, Views: []ruleset.View{{Authority: "a", Usable: true}}}
+		for i := range 200 {
+			s.Names = append(s.Names, fmt.Sprintf("n%d.a.example", i))
+		}
+		require.Nil(t, ruleset.New(rules).Match(s, start).Rule)
+		require.Equal(t, many, asked)
+	}
+}
+
+func TestScopeOfURIs(t *testing.T) {
+	for uri, host := range map[string]string{
+		"spiffe://acme.example/x": "acme.example", "https://u:p@acme.example:8443/x?@b#@c": "acme.example", "https://acme.example./x": "acme.example", "https://acme.example?@b": "acme.example",
+		"https://a;b@acme.example;c/": "acme.example;c", "https://[2001:db8::1]:1/": "[2001:db8::1]", "https://globex.example/@acme.example": "globex.example",
+		"sip:acme.example": "acme.example", "sips:acme.example:5061;transport=tls": "acme.example", "sip:ann@acme.example?x": "acme.example",
+		"mailto:ann@acme.example": "acme.example", "acct:ann@acme.example": "acme.example", "xmpp:ann@acme.example/here": "acme.example",
+		// What could be read in two ways has no host that a scope could have.
+		"sip:globex.example;x@acme.example": "", "sip:globex.example?x@acme.example": "", "mailto:?to=ann@acme.example": "", "mailto:a@globex.example?cc=ann@acme.example": "",
+		"https:acme.example/x": "", "https:/acme.example/x": "", "did:web:acme.example": "", "file:///srv/acme": "",
+		"urn:acme:x": "none", "tag:acme.example,2026:x": "none",
+	} {
+		r := ruleset.Rule{Name: "r"}
+		r.URIs([]string{uri})
+		got := "none"
+		r.Beyond(func(h string) bool {
+			got = h
+			return true
+		}, nil)
+		require.Equal(t, host, got, uri)
 	}
 }

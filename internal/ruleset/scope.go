@@ -1,6 +1,7 @@
 package ruleset
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/mtlsguard/mtls/internal/dnsname"
@@ -22,19 +23,38 @@ func (c uris) listed() []string   { return c }
 func (c emails) listed() []string { return c }
 func (c upns) listed() []string   { return c }
 
-// host is that of the authority component (RFC 3986 section 3.2). An IP address is
-// none that a scope has, and a URN has none at all.
+// addressed are schemes of addresses: user@host, or a host alone (RFC 6068, RFC 7565,
+// RFC 5122, RFC 3859, RFC 3860, RFC 3261; RFC 5922 has certificates of SIP domains).
+var addressed = []string{"mailto", "acct", "xmpp", "pres", "im", "sip", "sips"}
+
+// host is that of the authority component (RFC 3986 section 3.2), or of the address.
+// An IP address is none that a scope has, nor is what another scheme has in place of a
+// host. A URN has none, nor has a tag (RFC 4151), which says whose idea it was.
 func (uris) host(uri string) (string, bool) {
-	_, rest, _ := strings.Cut(uri, ":")
-	rest, ok := strings.CutPrefix(rest, "//")
-	if end := strings.IndexAny(rest, "/?#"); end >= 0 {
+	scheme, rest, _ := strings.Cut(uri, ":")
+	rest, hierarchical := strings.CutPrefix(rest, "//")
+	address := slices.Contains(addressed, scheme)
+	switch {
+	case scheme == "urn" || scheme == "tag":
+		return "", false
+	case !address && !hierarchical:
+		return "", true
+	}
+	ends := "/?#"
+	if address {
+		ends += ";"
+	}
+	if end := strings.IndexAny(rest, ends); end >= 0 {
+		if address && strings.Contains(rest[end:], "@") { // users of SIP may have these as well
+			return "", true
+		}
 		rest = rest[:end]
 	}
 	rest = rest[strings.LastIndexByte(rest, '@')+1:]
 	if colon := strings.LastIndexByte(rest, ':'); colon >= 0 && !strings.HasSuffix(rest, "]") {
 		rest = rest[:colon]
 	}
-	return rest, ok
+	return strings.ToLower(strings.TrimSuffix(rest, ".")), true
 }
 
 func (emails) host(email string) (string, bool) {
