@@ -122,6 +122,7 @@ func TestUsualCommentsAreTaken(t *testing.T) {
 		"a long URL":           "                  URI:http://vault.acme.example/v1/partners/pki/intermediate/production/crl\n",
 		"URLs of CAs": "        X509v3 Issuing Distribution Point: critical\n            Full Name:\n              URI:http://crl.sectigo.com/SectigoPublicServerAuthenticationRootR46.crl\n" +
 			"                CPS: https://www.microsoft.com/pkiops/crl/MicrosoftAzureRSATLSIssuingCA03/x?Aaaaaaaaaaaaaaaaaaaaaaaaaa0\n",
+		"words":       "Zertifizierungsstelle\nCertificateAuthorities\nAuthorisedPartners\n",
 		"a path":      "# /home/admin/certificates/partners/acme/client.pem\n/srv/certificates/partners/acme/production/client\n",
 		"END a word":  "        Subject: O=ACME, CN=FRONT END CA, OU=BACK-END\nvalid until the END of 2027\n",
 		"BEGIN, END":  "# BEGIN partners of 2027\n# END partners\n",
