@@ -131,7 +131,7 @@ func (l *linter) eachOf(warning bool, name string, elements int, why func(i int)
 }
 
 func (c *content) lint(now time.Time) []Finding {
-	l := &linter{locator: locator{c: c}, now: now, onlyCAs: c.named.onlyCAs("certificate_files"), count: map[bool]int{}, next: map[bool]Finding{}}
+	l := &linter{locator: locator{c: c}, now: now, onlyCAs: c.named.onlyCAs(), count: map[bool]int{}, next: map[bool]Finding{}}
 	if c.denyAll {
 		return []Finding{{File: c.file, Line: 1, Column: 1, Text: "deny_all: nobody is admitted; write rules when that is over"}}
 	}

@@ -83,6 +83,11 @@ func TestLint(t *testing.T) {
 			`5:5: warning: rule "b": nothing in it says who the client is`, "no index finds"}},
 		"an extension of anything": {two("domains: [a.example]", "extensions: [{oid: 1.2.3.4, any_value: true}]\n    policy_oids: [1.2.3.5]\n    authorities: [p]\n    origin: {hosts: [b.example]}"), []string{
 			`5:5: warning: rule "b": nothing in it says who the client is`, "no index finds"}},
+		"what many certificates are for": {two("domains: [a.example]", "extensions: [{oid: 2.16.840.1.113730.1.1, value: '03020780'}, {oid: 1.2.840.113549.1.9.15, value: '3000'}]\n    authorities: [p]\n    origin: {hosts: [b.example]}"), []string{
+			`5:5: warning: rule "b": nothing in it says who the client is`, "no index finds"}},
+		"places and kinds": {two("domains: [a.example]", "subject: [{type: businessCategory, value: Bank}, {type: 2.5.4.16, value: Street}, {type: jurisdictionC, value: DE}]\n    authorities: [p]\n    origin: {hosts: [b.example]}"), []string{
+			`5:5: warning: rule "b": nothing in it says who the client is`, "no index finds"}},
+		"a word of one letter":             {two("domains: [a.example]", "subject: [{type: O, value: \"株*\"}]\n    authorities: [p]\n    origin: {hosts: [b.example]}"), []string{"no index finds"}},
 		"an extension that says something": {two("domains: [a.example]", "extensions: [{oid: 1.2.3.4, text: x}]\n    authorities: [p]\n    origin: {hosts: [b.example]}"), []string{"5:5: note: rule \"b\": no index finds"}},
 		"weak RSA keys":                    {two("domains: [a.example]", "domains: [b.example]\n    min_rsa_bits: 2047"), []string{`7:19: warning: rule "b": RSA keys of 2047 bits can be broken`}},
 		"strong RSA keys":                  {two("domains: [a.example]", "domains: [b.example]\n    min_rsa_bits: 2048"), nil},
@@ -164,7 +169,9 @@ func TestLintNamesFilesOfCAs(t *testing.T) {
 		"certificate_files: [chain.pem]":                   nil,
 		"certificate_files: [leaf.pem]":                    nil,
 		"issuer_files: [ca.pem]":                           nil,
-		"public_key_files: [ca.pem]":                       nil,
+		"public_key_files: [leaf.pem]":                     nil,
+		"public_key_files: [chain.pem]":                    nil,
+		"public_key_files: [ca.pem]":                       {`4:24: warning: rule "d": "ca.pem" has only certificates of CAs, and so refuses nobody: list it in issuer_files`},
 		"certificates: [" + strings.Repeat("ab", 32) + "]": nil,
 	} {
 		path := filepath.Join(dir, "policy.yaml")
@@ -173,11 +180,16 @@ func TestLintNamesFilesOfCAs(t *testing.T) {
 		file, err := policyfile.Options{Now: func() time.Time { return lintNow }}.Load(path)
 		require.NoError(t, err, line)
 		var got []string
+		admits := 0
 		for _, f := range file.Lint() {
 			if f.Rule == "d" {
 				got = append(got, f.String())
+			} else if strings.Contains(f.Text, `"ca.pem" has only certificates of CAs, which are no clients, and so admits nobody`) {
+				require.Equal(t, "a", f.Rule)
+				admits++
 			}
 		}
+		require.Equal(t, 1, admits)
 		require.Len(t, got, len(want), "%s: %q", line, got)
 		for i, w := range want {
 			require.Contains(t, got[i], w, line)

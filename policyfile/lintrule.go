@@ -55,6 +55,7 @@ func (l *linter) conditions(r *mtls.Rule) {
 		}
 		return ""
 	})
+	l.authoritiesAsClients(r)
 	if r.Deny {
 		l.narrow(r)
 		return
@@ -78,8 +79,13 @@ func names(r *mtls.Rule) bool {
 		slices.ContainsFunc(r.Extensions, func(e mtls.Extension) bool { return !e.AnyValue && !saysWhatFor(e.OID.String()) })
 }
 
-// places are attributes that say where somebody is, and titles what many are.
-var places = map[string]bool{"2.5.4.6": true, "2.5.4.7": true, "2.5.4.8": true, "2.5.4.9": true, "2.5.4.12": true, "2.5.4.17": true}
+// places are attributes that say where somebody is, and titles and categories what many
+// are.
+var places = map[string]bool{
+	"2.5.4.6": true, "2.5.4.7": true, "2.5.4.8": true, "2.5.4.9": true, "2.5.4.16": true, "2.5.4.17": true, "2.5.4.18": true,
+	"1.3.6.1.4.1.311.60.2.1.1": true, "1.3.6.1.4.1.311.60.2.1.2": true, "1.3.6.1.4.1.311.60.2.1.3": true,
+	"2.5.4.12": true, "2.5.4.15": true,
+}
 
 // leastLetters is how many letters and digits a pattern has that is about few subjects.
 const leastLetters = 2
@@ -93,7 +99,10 @@ func saysWho(a mtls.Attribute) bool {
 	value := strings.NewReplacer(`\\`, "", `\*`, "").Replace(a.Value) // those are no asterisks
 	letters := 0
 	for _, c := range value {
-		if unicode.IsLetter(c) || unicode.IsDigit(c) {
+		switch {
+		case unicode.Is(unicode.Lo, c): // of a script without case it may be a word
+			letters += leastLetters
+		case unicode.IsLetter(c) || unicode.IsDigit(c):
 			letters++
 		}
 	}
@@ -108,7 +117,8 @@ func saysWhatFor(oid string) bool {
 	switch oid {
 	case standard + "14", standard + "17":
 		return false
-	case microsoft + "20.2", microsoft + "21.7", microsoft + "21.10": // templates and policies
+	case microsoft + "20.2", microsoft + "21.7", microsoft + "21.10", // templates and policies
+		"2.16.840.1.113730.1.1", "2.16.840.1.113730.1.13", "1.2.840.113549.1.9.15": // nsCertType, nsComment, SMIMECapabilities
 		return true
 	}
 	return strings.HasPrefix(oid, standard) || strings.HasPrefix(oid, internet)
@@ -132,27 +142,30 @@ func (l *linter) narrow(r *mtls.Rule) {
 	if len(kinds) > 1 {
 		l.add(false, "", "it refuses only who has one of each of %s: make a rule of each if any of them is to be refused", strings.Join(kinds, ", "))
 	}
-	l.authoritiesAsClients(r)
 }
 
-// authoritiesAsClients looks for files of a deny rule that have only certificates of
-// CAs, which are no clients.
+// authoritiesAsClients looks for files that have only certificates of CAs, which are no
+// clients.
 func (l *linter) authoritiesAsClients(r *mtls.Rule) {
-	if len(r.Certificates) == 0 || !l.onlyCAs {
+	if !l.onlyCAs {
 		return
 	}
-	const key = "certificate_files"
-	paths := l.ofRule(l.at).get(key)
-	if paths == nil {
-		return
-	}
-	l.eachOf(true, key, len(paths.items), func(i int) string {
-		path := paths.items[i].text
-		if g := l.c.named.gave(path, key); g == nil || !g.onlyCAs() {
-			return ""
+	for _, key := range clientFiles {
+		paths := l.ofRule(l.at).get(key)
+		if paths == nil {
+			continue
 		}
-		return quote(path) + " has only certificates of CAs, and so refuses nobody: list it in issuer_files to refuse all whom they have certified"
-	}, func(i int) place { return paths.items[i].at })
+		l.eachOf(true, key, len(paths.items), func(i int) string {
+			path := paths.items[i].text
+			switch g := l.c.named.gave(path, key); {
+			case g == nil || !g.onlyCAs():
+				return ""
+			case r.Deny:
+				return quote(path) + " has only certificates of CAs, and so refuses nobody: list it in issuer_files to refuse all whom they have certified"
+			}
+			return quote(path) + " has only certificates of CAs, which are no clients, and so admits nobody: list the clients' own"
+		}, func(i int) place { return paths.items[i].at })
+	}
 }
 
 // Networks that are wider than an organisation has: /8 is the widest that was ever

@@ -165,17 +165,23 @@ func (n *named) gave(path, key string) *found {
 	return nil
 }
 
-// onlyCAs reports whether some file has given only certificates of CAs under a key.
-func (n *named) onlyCAs(key string) bool {
+// onlyCAs reports whether some file has given only certificates of CAs where those of
+// clients are meant.
+func (n *named) onlyCAs() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, f := range n.files {
-		if g := f.found[key]; g != nil && g.onlyCAs() {
-			return true
+		for _, key := range clientFiles {
+			if g := f.found[key]; g != nil && g.onlyCAs() {
+				return true
+			}
 		}
 	}
 	return false
 }
+
+// clientFiles are the keys of files that have certificates and keys of clients.
+var clientFiles = [...]string{"certificate_files", "public_key_files"}
 
 func (g *found) onlyCAs() bool { return g.n > 0 && g.cas == g.n }
 
@@ -269,6 +275,9 @@ func publicKeys(data []byte, into *found) error {
 		c, err := certificate(kind, der)
 		if err != nil {
 			return mtls.KeyHash{}, err
+		}
+		if c.BasicConstraintsValid && c.IsCA {
+			into.cas++
 		}
 		return mtls.HashPublicKey(c), nil
 	})

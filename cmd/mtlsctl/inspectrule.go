@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -184,6 +185,15 @@ func (w ruleWriter) write(cmd *cobra.Command, certs []*x509.Certificate) error {
 	}
 	if more > 0 {
 		fmt.Fprintf(cmd.ErrOrStderr(), "mtlsctl: note: the certificate has %s besides; --write %s=NAME chooses\n", count(more, "such name"), kind)
+	}
+	findings, err := policyfile.Lint(yaml, "the rule", time.Now())
+	if err != nil {
+		return err
+	}
+	for _, f := range findings {
+		if f.Warning {
+			fmt.Fprintf(cmd.ErrOrStderr(), "mtlsctl: warning: %s\n", oneLine(f.Text))
+		}
 	}
 	return writePolicy(cmd.OutOrStdout(), yaml)
 }

@@ -103,7 +103,7 @@ func ParsePattern(typeName, value string, ignoreCase bool) (Pattern, error) {
 			part.WriteByte(c)
 		}
 	}
-	p.parts = append(p.parts, part.String())
+	p.parts = tight(append(p.parts, part.String()))
 	if !utf8.ValidString(value) {
 		return Pattern{}, errors.New("not UTF-8")
 	}
@@ -131,7 +131,18 @@ func (p *Pattern) fold(form func(string) string) {
 		part = form(part)
 		broad, cased = append(broad, altname.Fold(part)), append(cased, altname.FoldCase(part))
 	}
-	p.broad, p.cased = append(p.broad, broad), append(p.cased, cased)
+	p.broad, p.cased = append(p.broad, tight(broad)), append(p.cased, tight(cased))
+}
+
+// tight leaves out what is empty between two asterisks: "**" is "*", and each part
+// costs time for each value.
+func tight(parts []string) []string {
+	last := len(parts) - 1
+	at := 0
+	return slices.DeleteFunc(parts, func(part string) bool {
+		at++
+		return part == "" && at > 1 && at <= last
+	})
 }
 
 // A Value is an attribute of a name, in the forms that patterns are compared with.

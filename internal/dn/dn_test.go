@@ -4,6 +4,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 
@@ -35,6 +36,37 @@ func TestValuesThatAreNoText(t *testing.T) {
 			require.False(t, p.MayMatch(dn.Values(name(asn1.ObjectIdentifier{2, 5, 4, 11}, value), true)))
 		}
 	}
+}
+
+// Several asterisks in a row, and what is nothing between them, are one: each would cost
+// time for each value.
+func TestAsterisksInARow(t *testing.T) {
+	t.Parallel()
+	for _, middle := range []string{"**", "***", "* *", "*\u00ad*", "*\u200b* *"} {
+		for _, pattern := range []string{"a" + middle + "b", middle + "b", "a" + middle, middle} {
+			p, err := dn.ParsePattern("O", pattern, false)
+			require.NoError(t, err)
+			for _, text := range []string{"ab", "axb", "a", "b", "", "xay", "a b"} {
+				values := dn.Values(name(organization, text), true)
+				plain, err := dn.ParsePattern("O", strings.ReplaceAll(pattern, middle, "*"), false)
+				require.NoError(t, err)
+				require.Equal(t, plain.MayMatch(values), p.MayMatch(values), "%q %q", pattern, text)
+				if strings.Trim(middle, "*") == "" {
+					require.Equal(t, plain.Matches(values), p.Matches(values), "%q %q", pattern, text)
+				}
+			}
+		}
+	}
+	for pattern, text := range map[string]string{"**b": "xb", "a**": "ax", "a* *b": "axb", "a**b**c": "aabbcc"} {
+		p, err := dn.ParsePattern("O", pattern, false)
+		require.NoError(t, err)
+		require.True(t, p.MayMatch(dn.Values(name(organization, text), true)), pattern)
+		require.False(t, p.MayMatch(dn.Values(name(organization, "cba"), true)), pattern)
+	}
+	// A walk from each to each of these would not end.
+	p, err := dn.ParsePattern("O", strings.Repeat("* ", 1<<20)+"x", true)
+	require.NoError(t, err)
+	require.False(t, p.MayMatch(dn.Values(name(organization, slices.Repeat([]any{"y"}, 200000)...), true)))
 }
 
 func TestTypes(t *testing.T) {

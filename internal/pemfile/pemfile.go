@@ -65,7 +65,10 @@ var (
 	// serial numbers and hashes, and so are paths and URLs.
 	base64Run = regexp.MustCompile(`[A-Za-z0-9+/]{40,}`)
 	hexRun    = regexp.MustCompile(`^[0-9A-Fa-f]+$`)
-	inURL     = regexp.MustCompile(`\b[a-z][a-z0-9+.-]{1,15}://[!-~]*`)
+	// inURL is one whole URL and not what a comma or a quotation mark parts from it.
+	inURL = regexp.MustCompile(`(?i)\b[a-z][a-z0-9+.-]{1,15}://[A-Za-z0-9._~/?#@!$&'()*+:;=%-]*`)
+	// longRun is more than a path has, and may be a parameter.
+	longRun = regexp.MustCompile(`[A-Za-z0-9+]{60,}|[A-Za-z0-9+/]{200,}`)
 	// base64Line is a line of a block that is wrapped early.
 	base64Line = regexp.MustCompile(`^[A-Za-z0-9+/]{16,}$`)
 )
@@ -108,14 +111,18 @@ func comment(text []byte, after int) error {
 	if m := armour.FindSubmatch(text); m != nil {
 		return beside(after, fmt.Errorf("%s, as of a block whose dashes are damaged", m[1]))
 	}
-	short := false // the line before was as a short line of a block
-	for line := range bytes.Lines(text) {
-		line = inURL.ReplaceAll(line, nil)
-		bare := bytes.Trim(line, " \t\r\n>=")
-		if now := base64Line.Match(bare) && mixed(bare); now && short {
+	short := 0 // the length of the line before, if that was as of a block
+	for line := range bytes.Lines(bytes.ReplaceAll(text, []byte("\r"), []byte("\n"))) {
+		line = inURL.ReplaceAllFunc(line, func(url []byte) []byte { return bytes.Join(longRun.FindAll(url, -1), []byte(" ")) })
+		bare := bytes.Trim(line, " \t\n>=\"',\\")
+		now := len(bare) > 0 && bare[0] != '/' && base64Line.Match(bare) && mixed(bare)
+		if now && len(bare) == short {
 			return beside(after, errors.New("lines that look like the content of a block"))
-		} else {
-			short = now
+		}
+		if now {
+			short = len(bare)
+		} else if len(bare) > 0 {
+			short = 0
 		}
 		for _, run := range base64Run.FindAll(line, -1) {
 			alone := len(bytes.Trim(line, " \t\r\n=")) == len(run)

@@ -317,6 +317,8 @@ func (m *importer) criteria(what string, mapping *element) (subject, issuer []mt
 		}
 		for _, r := range c.children {
 			switch {
+			case len(r.children) > 0:
+				return nil, nil, false, fmt.Errorf("line %d has the element %s within %s", r.children[0].line, quote(r.children[0].name), quote(r.name))
 			case is(r.name, "add"):
 				list = append(list, r)
 			case is(r.name, "clear") && len(list) > 0:

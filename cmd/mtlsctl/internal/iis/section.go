@@ -185,9 +185,16 @@ func (m *importer) collect(l *collection, from *element, key string) {
 				left.list = append(left.list, l.list[i]) // the first of them is enough
 			}
 			*l = left
+			m.childless(l, from, c)
 		case is(c.name, "remove"):
 			m.attributes("remove", c, key)
+			m.childless(l, from, c)
 			value, _ := c.attr(key)
+			if value == "" {
+				m.lost(c.line, "remove in "+from.name, "it has no "+key, "see what it is for")
+				l.around(c)
+				continue
+			}
 			value = normal(key, value)
 			if len(l.at[value]) == 0 {
 				m.lost(c.line, "remove in "+from.name, "nothing in this file has its "+key, "if another file has it, import that as well")
@@ -200,6 +207,14 @@ func (m *importer) collect(l *collection, from *element, key string) {
 			m.lost(c.line, from.name, "unknown element "+quote(c.name), "see what it is for")
 			l.foreign(c)
 		}
+	}
+}
+
+// childless marks an element that has others within it, which mean nothing there.
+func (m *importer) childless(l *collection, from, e *element) {
+	if len(e.children) > 0 {
+		m.lost(e.children[0].line, from.name, "element "+quote(e.children[0].name)+" within "+quote(e.name), "see what it is for")
+		l.around(e)
 	}
 }
 
