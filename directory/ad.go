@@ -160,39 +160,44 @@ func (k *adKind) question(id *mtls.Identity) (string, asker, error) {
 	// All that the answer depends on.
 	issuer := sha256.Sum256(cert.issuer)
 	key := hex.EncodeToString(issuer[:]) + " " + cert.notBefore.UTC().Format(time.RFC3339) + " " + filter
-	return key, func(ctx context.Context, cn *conn) (mtls.Account, error) {
+	return key, func(ctx context.Context, cn *conn) (finding, error) {
 		return k.lookUp(ctx, cn, cert, issuer, filter)
 	}, nil
 }
 
 // lookUp finds the account of a certificate.
-func (k *adKind) lookUp(ctx context.Context, cn *conn, cert *adCert, issuer [sha256.Size]byte, filter string) (mtls.Account, error) {
+func (k *adKind) lookUp(ctx context.Context, cn *conn, cert *adCert, issuer [sha256.Size]byte, filter string) (finding, error) {
 	trusted, err := k.trusts(ctx, cn, issuer)
 	if err != nil {
-		return mtls.Account{}, err
+		return finding{}, err
 	}
 	if !trusted && !k.KeysOfAnyIssuer {
-		return mtls.Account{}, refuse("the issuing CA is not in the NTAuth store of the forest (certutil -dspublish -f ca.cer NTAuthCA)")
+		return finding{}, refuse("the issuing CA is not in the NTAuth store of the forest (certutil -dspublish -f ca.cer NTAuthCA)")
 	}
 	base := k.BaseDN
 	if base == "" {
 		root, err := cn.contexts(ctx)
 		if err != nil {
-			return mtls.Account{}, err
+			return finding{}, err
 		}
 		if base = root.base; base == "" {
-			return mtls.Account{}, errors.New("the server names no defaultNamingContext: set BaseDN")
+			return finding{}, errors.New("the server names no defaultNamingContext: set BaseDN")
 		}
 	}
 	e, err := cn.unique(ctx, base, filter, attrUPN, attrAlt, attrSID, "whenCreated")
 	if err != nil {
-		return mtls.Account{}, err
+		return finding{}, err
 	}
 	sid, err := k.judge(cert, e, trusted)
 	if err != nil {
-		return mtls.Account{}, err
+		return finding{}, err
 	}
-	return k.account(ctx, cn, base, e.DN, sid)
+	var f finding
+	if trusted { // though a key of any issuer might do as well
+		f.issuer = &issuer
+	}
+	f.account, err = k.account(ctx, cn, base, e.DN, sid)
+	return f, err
 }
 
 // unique returns the one entry that the filter finds. None and several refuse.
@@ -299,6 +304,16 @@ func (k *adKind) trusts(ctx context.Context, cn *conn, issuer [sha256.Size]byte)
 	}
 	return known.cas[issuer], nil
 }
+
+// holds: the store that was read last, however long ago, has the CA.
+func (k *adKind) holds(f finding) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return f.issuer == nil || k.ntAuth.cas[*f.issuer]
+}
+
+// same: a SID has one spelling.
+func (k *adKind) same(id string) string { return id }
 
 func (k *adKind) flush() {
 	k.mu.Lock()

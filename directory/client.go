@@ -2,11 +2,11 @@ package directory
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,11 +16,15 @@ const (
 	// maxConnAge is the age at which a connection is replaced, so that a changed
 	// password, server or certificate counts.
 	maxConnAge = 10 * time.Minute
-	// refusedFor is how long a refused password is not sent again.
-	refusedFor = time.Minute
+	// unfitFor is how long a server that cannot be asked is not looked at again.
+	unfitFor = 5 * time.Second
 )
 
-var errClosed = errors.New("the Mapper is closed")
+var (
+	errClosed = errors.New("the Mapper is closed")
+	// errBusy is the cause of a wait for other questions that has ended without an answer.
+	errBusy = errors.New("others take too long")
+)
 
 // server is one of the servers of a Connection. What changes is guarded by the
 // client's mutex.
@@ -28,31 +32,30 @@ type server struct {
 	name, host, address string
 	ldaps, plaintext    bool
 
-	idle       []*conn
-	restsUntil time.Time
-	failures   int
+	idle     []*conn
+	failed   time.Time // when it last did; zero: it has answered since
+	rest     time.Duration
+	failures int
+
+	unfit   error     // why filters with a negation are not asked there
+	unfitAt time.Time // as of then
 }
 
 // client asks the servers of a directory. It is safe for concurrent use.
 type client struct {
 	Connection
-	slots chan struct{} // one for each connection in use
+	slots chan struct{}             // one for each connection in use
+	heard atomic.Pointer[time.Time] // when a server has last answered a search or a bind
+
+	passwords passwords
 
 	mu      sync.Mutex
 	servers []*server
 	closed  bool
-	refused refusedPassword
-}
-
-// refusedPassword is the last password that a server has refused.
-type refusedPassword struct {
-	sum   [sha256.Size]byte
-	until time.Time
-	err   error
 }
 
 func newClient(c Connection, servers []*server) *client {
-	return &client{Connection: c, servers: servers, slots: make(chan struct{}, c.MaxConns)}
+	return &client{Connection: c, servers: servers, slots: make(chan struct{}, c.MaxConns), passwords: passwords{untried: make(chan struct{}, 1)}}
 }
 
 // An unansweredError is of a server that did not answer, or did not want to. Any other
@@ -81,26 +84,30 @@ func unanswered(err error) bool {
 // answers. All of the work is done with one server, which may know of changes that
 // another does not.
 func (c *client) do(ctx context.Context, work func(context.Context, *conn) error) error {
-	select {
-	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
-	case <-ctx.Done():
-		return unansweredError{fmt.Errorf("all %d connections are in use: %w", c.MaxConns, context.Cause(ctx))}
+	if err := c.wait(ctx, c.slots); err != nil {
+		return fmt.Errorf("all %d connections are in use: %w", c.MaxConns, err)
 	}
+	defer func() { <-c.slots }()
+	ctx, cancel := context.WithTimeoutCause(ctx, c.patience(), errLong)
+	defer cancel()
 	servers := c.order()
 	if servers == nil {
 		return errClosed
 	}
-	text, answered := "", false
+	text, answered, asked := "", false, false
 	for _, s := range servers {
-		err := c.on(ctx, s, work)
+		err := c.on(ctx, s, func(ctx context.Context, cn *conn) error {
+			cn.answered = false
+			defer func() { asked = asked || cn.answered }()
+			return work(ctx, cn)
+		})
 		if !unanswered(err) {
 			return err
 		}
 		var said saidError
 		switch {
-		case errors.Is(err, errLong): // may be the account's fault
-			answered = true
+		case errors.Is(err, errLong): // may be the account's fault, unless nobody says anything
+			answered = answered || asked
 		case errors.As(err, &said):
 			answered = true
 			if !said.account {
@@ -123,8 +130,49 @@ func (c *client) do(ctx context.Context, work func(context.Context, *conn) error
 	return unansweredError{errors.New(text)}
 }
 
+// patience is how long one lookup may take once it has a connection, and how long it may
+// wait for others before. A server that hangs is found out earlier.
+func (c *client) patience() time.Duration {
+	return min(c.Timeout*time.Duration(2*len(c.servers)+2), time.Minute+c.Timeout)
+}
+
+// wait takes a place that others may have. That they take long says nothing of a
+// directory that has answered anybody meanwhile: the error is errBusy then.
+func (c *client) wait(ctx context.Context, places chan struct{}) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.patience(), errBusy)
+	defer cancel()
+	select {
+	case places <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+	}
+	err := context.Cause(ctx)
+	if c.silent() {
+		return unansweredError{err}
+	}
+	if err != errBusy {
+		err = fmt.Errorf("%w: %w", errBusy, err)
+	}
+	return err
+}
+
+// hears notes that a server has answered a search or a bind.
+func (c *client) hears() {
+	now := c.Now()
+	c.heard.Store(&now)
+}
+
+// silent reports whether no server has answered anything for Timeout.
+func (c *client) silent() bool {
+	at := c.heard.Load()
+	return at == nil || c.Now().Sub(*at) >= c.Timeout
+}
+
 // on does the work with one server.
 func (c *client) on(ctx context.Context, s *server, work func(context.Context, *conn) error) error {
+	if err := c.unfit(s); err != nil {
+		return err
+	}
 	if cn := c.take(s); cn != nil {
 		err := c.use(ctx, s, cn, work)
 		var said saidError
@@ -165,9 +213,9 @@ func (c *client) order() []*server {
 	now := c.Now()
 	list := slices.Clone(c.servers)
 	slices.SortStableFunc(list, func(a, b *server) int {
-		switch x, y := a.restsUntil.After(now), b.restsUntil.After(now); {
+		switch x, y := a.rests(now), b.rests(now); {
 		case x && y:
-			return a.restsUntil.Compare(b.restsUntil)
+			return a.failed.Add(a.rest).Compare(b.failed.Add(b.rest))
 		case x:
 			return 1
 		case y:
@@ -178,22 +226,47 @@ func (c *client) order() []*server {
 	return list
 }
 
+// rests reports whether the server has failed lately. A clock that was set back does
+// not keep it at rest.
+func (s *server) rests(now time.Time) bool { return lately(s.failed, s.rest, now) }
+
+// lately reports whether at was, and no longer ago than the duration.
+func lately(at time.Time, d time.Duration, now time.Time) bool {
+	return !at.IsZero() && !now.Before(at) && now.Before(at.Add(d))
+}
+
 // resting reports whether every server has failed lately.
 func (c *client) resting() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.Now()
-	return !slices.ContainsFunc(c.servers, func(s *server) bool { return !s.restsUntil.After(now) })
+	return !slices.ContainsFunc(c.servers, func(s *server) bool { return !s.rests(now) })
 }
 
 func (c *client) failed(s *server, err error) {
 	c.mu.Lock()
-	rest := min(restFirst<<min(s.failures, 10), restMost)
+	s.failed, s.rest = c.Now(), min(restFirst<<min(s.failures, 10), restMost)
 	s.failures++
-	s.restsUntil = c.Now().Add(rest)
 	c.mu.Unlock()
 	c.drop(s)
 	c.Logger.Warn("mtls: directory server does not answer", "server", s.name, "error", err)
+}
+
+// unfit returns why the server cannot be asked, as it was found within the last seconds.
+func (c *client) unfit(s *server) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if lately(s.unfitAt, unfitFor, c.Now()) {
+		return s.unfit
+	}
+	return nil
+}
+
+// setUnfit has the server not looked at for a while.
+func (c *client) setUnfit(s *server, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.unfit, s.unfitAt = err, c.Now()
 }
 
 // take returns an idle connection to the server, or nil.
@@ -219,7 +292,7 @@ func (c *client) take(s *server) *conn {
 func (c *client) keep(s *server, cn *conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s.failures, s.restsUntil = 0, time.Time{}
+	s.failures, s.failed = 0, time.Time{}
 	if !c.closed {
 		s.idle = append(s.idle, cn)
 	}
@@ -265,29 +338,4 @@ func (c *client) close() {
 	for _, s := range c.servers {
 		c.drop(s)
 	}
-}
-
-// password returns the password, unless a server has refused it within the last
-// minute.
-func (c *client) password(ctx context.Context) (string, error) {
-	password, err := c.Password(ctx)
-	if err != nil {
-		return "", fmt.Errorf("the password of %s: %w", quote(c.User), err)
-	}
-	if password == "" { // which would be an anonymous bind (RFC 4513 section 5.1.2)
-		return "", fmt.Errorf("the password of %s is empty", quote(c.User))
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if now := c.Now(); c.refused.err != nil && c.refused.sum == sha256.Sum256([]byte(password)) && now.Before(c.refused.until) {
-		return "", c.refused.err
-	}
-	return password, nil
-}
-
-// passwordRefused remembers a refused password.
-func (c *client) passwordRefused(password string, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.refused = refusedPassword{sha256.Sum256([]byte(password)), c.Now().Add(refusedFor), err}
 }

@@ -37,11 +37,13 @@ type Connection struct {
 	User string
 	// Password returns the password of User. It is called for each new connection, so
 	// that a new one is used at once. A password that a server has refused is not
-	// sent again for a minute: it would lock the account. Required with User.
+	// sent again for a minute, and one that none has accepted yet is sent by one connection
+	// at a time: it would lock the account. Required with User.
 	Password func(context.Context) (string, error)
 	// Timeout is how long one server may take to accept a connection, or to answer one
 	// question. Zero: 1 s. A guard's client waits for 3 s in all, so that with the default there is
-	// time for a second server. At most 1 minute.
+	// time for a second server. At most 1 minute. Keep it below the guard's Limits.Wait:
+	// clients of a silent directory give up earlier otherwise, and Stale is of no use.
 	Timeout time.Duration
 	// MaxConns bounds the connections that are open at once, to all servers. Zero: 4.
 	MaxConns int
@@ -51,13 +53,16 @@ type Connection struct {
 	Lifetime time.Duration
 	// Stale is for how long after its Lifetime an account still counts while the
 	// directory does not answer: no server is reached, or each is silent, drops the
-	// connection, or is busy, unavailable or out of time (LDAP results 51, 52 and 3). Each
-	// use is logged. It never outlives the account's own end, nor an answer of another
+	// connection, or is busy, unavailable or out of time (LDAP results 51, 52 and 3; no
+	// other result). Each use is logged. It never outlives the account's own end, nor an answer of another
 	// kind: one that says no, is incomplete or too large, is any other result, or refuses
 	// the service's password. Nor does it outlive a Password that fails, or a later answer
-	// about the account, for whichever certificate, that disables it or has other groups.
-	// It is not for a client that goes away, or that waits for less than Timeout. Zero: not
-	// at all. At most 24 hours.
+	// about the account, for whichever certificate, that disables it or has other groups; of
+	// answers that were asked for at once, what either says against it counts. In Active Directory
+	// it ends once the Mapper has read an NTAuth store without the issuing CA. It is not for
+	// a client that goes away, or that waits for less than Timeout; nor for one that waits
+	// for a connection, or longer than Timeout, while any server has answered anybody within
+	// Timeout. Zero: not at all. At most 24 hours.
 	Stale time.Duration
 	// CacheSize is how many answers are kept, and of how many accounts the last answer is,
 	// without which Stale is not for the account. Zero: 4096.

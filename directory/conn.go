@@ -2,6 +2,7 @@ package directory
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
 	"errors"
@@ -25,15 +26,16 @@ var errLong = errors.New("the account takes too many questions, or too long ones
 // conn is a connection to a server, in use by one goroutine at a time.
 type conn struct {
 	client *client
+	server *server
 	raw    net.Conn
 	framed *framed
 	ldap   *ldap.Conn
 	made   time.Time
-	broken bool // something of an earlier answer may still come
 	root   *rootDSE
 
-	checked bool  // for filters with a negation
-	unfit   error // and why they are not asked here
+	broken   bool // something of an earlier answer may still come
+	answered bool // since the present lookup has it
+	checked  bool // for filters with a negation
 }
 
 // within runs one operation. What has not ended in time is ended by closing the
@@ -77,7 +79,7 @@ func (c *client) open(ctx context.Context, s *server) (*conn, error) {
 		}
 		return nil, unansweredError{err}
 	}
-	cn := &conn{client: c, raw: raw, made: c.Now()}
+	cn := &conn{client: c, server: s, raw: raw, made: c.Now()}
 	secured := net.Conn(raw)
 	err = c.within(ctx, raw, func() error {
 		if s.plaintext {
@@ -102,9 +104,9 @@ func (c *client) open(ctx context.Context, s *server) (*conn, error) {
 	if c.User == "" {
 		return cn, nil
 	}
-	if err := c.within(ctx, raw, func() error { return cn.ldap.Bind(c.User, password) }); err != nil {
+	if err := c.bind(ctx, cn, password); err != nil {
 		cn.close()
-		return nil, c.bindError(err, password)
+		return nil, err
 	}
 	return cn, nil
 }
@@ -156,7 +158,7 @@ var activeDirectorySays = map[string]string{
 }
 
 // bindError says what to do about a refused bind.
-func (c *client) bindError(err error, password string) error {
+func (c *client) bindError(err error, sum [sha256.Size]byte) error {
 	const wrong = "the password is wrong or has expired, or the account is locked or disabled"
 	why := wrong
 	switch {
@@ -176,17 +178,24 @@ func (c *client) bindError(err error, password string) error {
 		}
 	}
 	refused := fmt.Errorf("the directory refuses the password of %s: %s (the same one is not sent again for a minute)", quote(c.User), why)
-	c.passwordRefused(password, refused)
+	c.passwords.refuse(sum, refused, c.Now())
 	return refused
 }
 
 // explain shortens an error of package ldap, which may quote what the server says.
 func explain(err error) error {
 	var e *ldap.Error
-	if !errors.As(err, &e) || local(e) {
+	if !errors.As(err, &e) {
 		return err
 	}
-	name := ldap.LDAPResultCodeMap[e.ResultCode]
+	code, ok := resultOf(e)
+	if !ok {
+		return err
+	}
+	name := "unknown"
+	if known, ok := ldap.LDAPResultCodeMap[e.ResultCode]; ok && e.ResultCode < ldap.ErrorNetwork {
+		name = known
+	}
 	hint := ""
 	switch e.ResultCode {
 	case ldap.LDAPResultReferral:
@@ -196,20 +205,31 @@ func explain(err error) error {
 	case ldap.LDAPResultOperationsError, ldap.LDAPResultInsufficientAccessRights:
 		hint = ": the service may not read; see User"
 	}
-	return fmt.Errorf("LDAP result %d (%s)%s", e.ResultCode, name, hint)
+	return fmt.Errorf("LDAP result %d (%s)%s", code, name, hint)
 }
 
-// local reports whether an error is package ldap's own.
-func local(e *ldap.Error) bool {
-	return e.ResultCode >= ldap.ErrorNetwork && e.ResultCode <= ldap.ErrorMalformedPacket
+// resultOf returns the result that a server has sent, if the error is of one. Package ldap
+// has numbers of its own for what it cannot read, which a server may send as well.
+func resultOf(e *ldap.Error) (int64, bool) {
+	if e.ResultCode < ldap.ErrorNetwork || e.ResultCode > ldap.ErrorMalformedPacket {
+		return int64(e.ResultCode), true
+	}
+	if p := e.Packet; p != nil && len(p.Children) > 1 && len(p.Children[1].Children) > 0 {
+		code, ok := p.Children[1].Children[0].Value.(int64)
+		return code, ok
+	}
+	return 0, false
 }
 
 // says reports whether an error is a result of the server's (RFC 4511 appendix A) other
 // than that it cannot answer now.
 func says(err error) bool {
 	var e *ldap.Error
-	return errors.As(err, &e) && !local(e) &&
-		e.ResultCode != ldap.LDAPResultTimeLimitExceeded && e.ResultCode != ldap.LDAPResultBusy && e.ResultCode != ldap.LDAPResultUnavailable
+	if !errors.As(err, &e) {
+		return false
+	}
+	code, ok := resultOf(e)
+	return ok && code != ldap.LDAPResultTimeLimitExceeded && code != ldap.LDAPResultBusy && code != ldap.LDAPResultUnavailable
 }
 
 // errMore means that there are more entries than were asked for.
@@ -227,6 +247,10 @@ func (cn *conn) search(ctx context.Context, base string, scope int, filter strin
 		result, err = cn.ldap.Search(request)
 		return err
 	})
+	if err == nil || says(err) || errors.Is(err, ldap.ErrSizeLimitExceeded) || cn.framed.budget.exceeded() {
+		cn.client.hears()
+		cn.answered = true
+	}
 	switch {
 	case err == nil:
 		return result.Entries, nil

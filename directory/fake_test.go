@@ -30,8 +30,9 @@ type fake struct {
 	bind     int    // result of binds
 	bindSays string // diagnostic message
 	binds    int
-	tls      *tls.Config // for StartTLS; nil: there is none
-	startTLS int         // result of StartTLS
+	holdBind func(context.Context) // waits
+	tls      *tls.Config           // for StartTLS; nil: there is none
+	startTLS int                   // result of StartTLS
 	conns    int
 	open     int
 	most     int // open at once
@@ -109,8 +110,11 @@ func (f *fake) serve(ctx context.Context, c net.Conn) {
 		case ldap.ApplicationBindRequest:
 			f.mu.Lock()
 			f.binds++
-			code, says := f.bind, f.bindSays
+			code, says, hold := f.bind, f.bindSays, f.holdBind
 			f.mu.Unlock()
+			if hold != nil {
+				hold(ctx)
+			}
 			if _, err := c.Write(result(id, ldap.ApplicationBindResponse, code, says)); err != nil {
 				return
 			}

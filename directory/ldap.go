@@ -37,6 +37,8 @@ import (
 // everybody on some servers. So the first lookup with a connection reads the server's
 // schema (subschemaSubentry of the root entry, attributeTypes and matchingRules), and
 // nobody is admitted unless it has all that Filter, Enabled and GroupFilter name under a !.
+// That counts as long as the connection, up to 10 minutes; a server that lacks something is
+// looked at again after 5 s. A proxy's schema is its own. No option but ;binary stands there.
 // Active Directory is refused with any: use NewActiveDirectory.
 //
 // The account's ID is the entry's distinguished name.
@@ -131,10 +133,11 @@ func NewLDAP(cfg LDAP) (*Mapper, error) {
 	if cfg.GroupDepth > 0 && !k.member.uses("dn") {
 		failed.add(of+".GroupDepth", fmt.Sprint(cfg.GroupDepth), "groups are followed by {dn}, which GroupFilter does not have")
 	}
+	k.negations = slices.Concat(negationsOf(of+".Filter", k.filter), negationsOf(of+".Enabled", k.enabled), negationsOf(of+".GroupFilter", k.member))
+	checkOptions(&failed, k.negations)
 	if err := failed.err(); err != nil {
 		return nil, err
 	}
-	k.negations = slices.Concat(negationsOf(of+".Filter", k.filter), negationsOf(of+".Enabled", k.enabled), negationsOf(of+".GroupFilter", k.member))
 	return newMapper(k, cfg.Connection, servers)
 }
 
@@ -172,7 +175,7 @@ func (k *ldapKind) question(id *mtls.Identity) (string, asker, error) {
 	if len(filter) > maxFilter {
 		return "", nil, refuse("the names of the certificate are too long")
 	}
-	return filter, func(ctx context.Context, cn *conn) (mtls.Account, error) { return k.lookUp(ctx, cn, filter) }, nil
+	return filter, func(ctx context.Context, cn *conn) (finding, error) { return k.lookUp(ctx, cn, filter) }, nil
 }
 
 // fieldOf returns the value of a field, which a client must have.
@@ -221,40 +224,58 @@ func fieldOf(id *mtls.Identity, field string) (string, error) {
 	return value, nil
 }
 
+// holds: the account rests on nothing else.
+func (k *ldapKind) holds(finding) bool { return true }
+
+// same writes a distinguished name in one way (RFC 4514), as servers write it in several.
+// Entries whose names differ only in the case of letters are taken for one.
+func (k *ldapKind) same(dn string) string {
+	parsed, err := ldap.ParseDN(dn)
+	if err != nil {
+		return strings.ToLower(dn)
+	}
+	for _, rdn := range parsed.RDNs {
+		for _, a := range rdn.Attributes {
+			a.Type, a.Value = strings.ToLower(a.Type), strings.ToLower(a.Value)
+		}
+	}
+	return parsed.String()
+}
+
 // lookUp finds the account.
-func (k *ldapKind) lookUp(ctx context.Context, cn *conn, filter string) (mtls.Account, error) {
+func (k *ldapKind) lookUp(ctx context.Context, cn *conn, filter string) (finding, error) {
 	if err := k.ready(ctx, cn); err != nil {
-		return mtls.Account{}, err
+		return finding{}, err
 	}
 	e, err := cn.unique(ctx, k.BaseDN, filter, append([]string{k.Name}, k.Attributes...)...)
 	if err != nil {
-		return mtls.Account{}, err
+		return finding{}, err
 	}
 	a := mtls.Account{ID: e.DN}
 	if a.Name, err = single(e, k.Name); err == nil && a.Name == "" {
 		err = fmt.Errorf("entry %s has no %s that User may read", quote(e.DN), k.Name)
 	}
 	if err != nil {
-		return mtls.Account{}, err
+		return finding{}, err
 	}
 	if a.Attributes, err = chosen(e, k.Attributes); err != nil {
-		return mtls.Account{}, err
+		return finding{}, err
 	}
 	if k.Enabled != "" {
 		now := k.Now().UTC().Format("20060102150405Z")
 		entries, err := cn.search(ctx, e.DN, ldap.ScopeBaseObject, k.enabled.fill(func(string) string { return now }), 1, "1.1")
 		if err != nil {
-			return mtls.Account{}, fmt.Errorf("entry %s: %w", quote(e.DN), err)
+			return finding{}, fmt.Errorf("entry %s: %w", quote(e.DN), err)
 		}
 		if a.Disabled = len(entries) != 1; a.Disabled {
 			k.Logger.Info("mtls: directory account may not be used", "account", a.Name, "dn", e.DN, "why", "the filter Enabled does not match")
-			return a, nil
+			return finding{account: a}, nil
 		}
 	}
 	if k.GroupFilter != "" {
 		a.Groups, err = k.groups(ctx, cn, e.DN, a.Name)
 	}
-	return a, err
+	return finding{account: a}, err
 }
 
 // groups returns the groups of the account, and those that these are in.

@@ -32,9 +32,10 @@ type Mapper struct {
 	kind    kind
 	client  *client
 	cache   *lru.Cache[string, *answer]
-	latest  *lru.Cache[string, *answer] // by Account.ID, for standIn
+	latest  *lru.Cache[string, *seen] // by Account.ID, for standIn
 	flights singleflight.Group
 	waiting atomic.Int64
+	order   atomic.Uint64 // counts when answers began and ended
 
 	mu    sync.Mutex    // orders what is written into the caches
 	epoch atomic.Uint64 // counts calls of Flush
@@ -47,20 +48,41 @@ type kind interface {
 	// question says what is to be asked about a client. Two clients with the same key
 	// are the same account; the Mapper keeps its SHA-256. The error is a refusedError.
 	question(*mtls.Identity) (key string, ask asker, err error)
+	// holds reports whether what was found may still be so, as far as other questions have
+	// shown since.
+	holds(finding) bool
+	// same returns the ID of an account as it would be for any spelling.
+	same(id string) string
 }
 
-// asker asks the question with a connection. The account's Expires is that of the
-// account itself, or zero. A refusedError is a definite answer.
-type asker func(context.Context, *conn) (mtls.Account, error)
+// asker asks the question with a connection. A refusedError is a definite answer.
+type asker func(context.Context, *conn) (finding, error)
+
+// finding is the account of a client. Its Expires is that of the account itself, or zero.
+type finding struct {
+	account mtls.Account
+	issuer  *[sha256.Size]byte // SHA-256 of the CA that had to be trusted; nil: none
+}
 
 // answer is what the directory said. It is immutable.
 type answer struct {
-	account mtls.Account
-	err     error  // a refusedError
-	number  uint64 // in the order of asking
-	asked   time.Time
-	fresh   time.Time // counts until then
-	until   time.Time // and until then if the directory does not answer
+	finding
+	id    string // Account.ID as kind.same has it; empty: none, or not needed
+	err   error  // a refusedError
+	began uint64 // by Mapper.order
+	asked time.Time
+	fresh time.Time // counts until then
+	until time.Time // and until then if the directory does not answer
+}
+
+// seen is what the last answer about an account has said, or the last ones: of those
+// that were asked for at once nobody can tell which is later. It is immutable.
+type seen struct {
+	ended    uint64 // by Mapper.order
+	disabled bool   // by one of them
+	differ   bool   // in groups
+	groups   []string
+	expires  time.Time // the earliest
 }
 
 // A refusedError refuses a client. It wraps mtls.ErrNoAccount.
@@ -77,7 +99,7 @@ func newMapper(k kind, c Connection, servers []*server) (*Mapper, error) {
 	if err != nil {
 		return nil, err
 	}
-	latest, err := lru.New[string, *answer](c.CacheSize)
+	latest, err := lru.New[string, *seen](c.CacheSize)
 	if err != nil {
 		return nil, err
 	}
@@ -120,8 +142,9 @@ func (m *Mapper) MapAccount(ctx context.Context, id *mtls.Identity) (mtls.Accoun
 			}
 		case <-ctx.Done():
 			err = fmt.Errorf("no answer while the client waited: %w", context.Cause(ctx))
-			// A client that goes away, or that had less time than a server has, proves nothing.
-			if !errors.Is(ctx.Err(), context.DeadlineExceeded) || m.client.Now().Sub(began) < m.client.Timeout {
+			// A client that goes away, or that had less time than a server has, proves nothing,
+			// and nor does one that has waited for others.
+			if !errors.Is(ctx.Err(), context.DeadlineExceeded) || m.client.Now().Sub(began) < m.client.Timeout || !m.client.silent() {
 				return mtls.Account{}, fmt.Errorf("mtls: directory: %w", err)
 			}
 		}
@@ -167,17 +190,16 @@ func (m *Mapper) fly(key string, epoch uint64, ask asker) (a *answer) {
 	if known, ok := m.cache.Get(key); ok && m.epoch.Load() == epoch && known.counts(c.Now()) {
 		return known
 	}
-	patience := min(c.Timeout*time.Duration(2*len(c.servers)+2), time.Minute+c.Timeout) // a server that hangs is found out before
-	ctx, cancel := context.WithTimeoutCause(context.Background(), patience, errLong)
-	defer cancel()
-	a = &answer{number: m.lookups.Add(1), asked: c.Now()}
-	a.err = c.do(ctx, func(ctx context.Context, cn *conn) (err error) {
-		a.account, err = ask(ctx, cn)
+	m.lookups.Add(1)
+	a = &answer{began: m.order.Add(1), asked: c.Now()}
+	a.err = c.do(context.Background(), func(ctx context.Context, cn *conn) (err error) {
+		a.finding, err = ask(ctx, cn)
 		return err
 	})
 	if a.err != nil && !errors.Is(a.err, mtls.ErrNoAccount) {
 		m.failures.Add(1)
-		if !unanswered(a.err) { // an answer, though none to keep: no earlier one outlives it
+		// An answer, though none to keep: no earlier one outlives it.
+		if !unanswered(a.err) && !errors.Is(a.err, errBusy) {
 			m.forget(key)
 		}
 		return a
@@ -192,6 +214,9 @@ func (m *Mapper) fly(key string, epoch uint64, ask asker) (a *answer) {
 	}
 	if end := a.account.Expires; !end.IsZero() {
 		a.fresh, a.until = earlier(a.fresh, end), earlier(a.until, end)
+	}
+	if c.Stale > 0 && a.err == nil && a.account.ID != "" {
+		a.id = m.kind.same(a.account.ID)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -209,16 +234,21 @@ func (m *Mapper) forget(key string) {
 	m.cache.Remove(key)
 }
 
-// remember keeps the last answer about an account. Of two that were asked for at
-// once, one that disables it counts. m.mu is held.
+// remember keeps what the last answer about an account says. It replaces those that had
+// ended when it began; with others it is one. m.mu is held.
 func (m *Mapper) remember(a *answer) {
-	id := a.account.ID
-	if m.client.Stale == 0 || a.err != nil || id == "" {
+	if a.id == "" {
 		return
 	}
-	if last, ok := m.latest.Peek(id); !ok || last.number < a.number || a.account.Disabled {
-		m.latest.Add(id, a)
+	now := seen{ended: m.order.Add(1), disabled: a.account.Disabled, groups: set(a.account.Groups), expires: a.account.Expires}
+	if last, ok := m.latest.Peek(a.id); ok && a.began < last.ended {
+		now.disabled = now.disabled || last.disabled
+		now.differ = last.differ || !slices.Equal(now.groups, last.groups)
+		if end := last.expires; now.expires.IsZero() || !end.IsZero() && end.Before(now.expires) {
+			now.expires = end
+		}
 	}
+	m.latest.Add(a.id, &now)
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -255,21 +285,24 @@ func (m *Mapper) renew(key string, known *answer, now time.Time) (*answer, error
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	present, ok := m.cache.Peek(key)
-	if !ok || present.number != known.number {
+	if !ok || present.began != known.began {
 		return nil, nil
 	}
 	a := *known
-	if id := a.account.ID; id != "" {
-		last, ok := m.latest.Get(id)
+	if !m.kind.holds(a.finding) {
+		return nil, errors.New("the issuing CA has left the NTAuth store since")
+	}
+	if a.id != "" {
+		last, ok := m.latest.Get(a.id)
 		switch {
 		case !ok:
 			return nil, errors.New("more accounts than CacheSize were asked for since")
-		case last.account.Disabled:
+		case last.disabled:
 			return nil, errors.New("another answer about the account has disabled it since")
-		case !slices.Equal(set(last.account.Groups), set(a.account.Groups)):
+		case last.differ || !slices.Equal(last.groups, set(a.account.Groups)):
 			return nil, errors.New("another answer about the account has other groups")
 		}
-		if end := last.account.Expires; !end.IsZero() {
+		if end := last.expires; !end.IsZero() {
 			a.until = earlier(a.until, end)
 		}
 	}

@@ -24,6 +24,19 @@ var capabilitiesAD = []string{"1.2.840.113556.1.4.800", "1.2.840.113556.1.4.1851
 type negation struct {
 	filter          string // the field of LDAP
 	attribute, rule string
+	options         []string // of the attribute
+}
+
+// checkOptions reports an option under a !: a misspelt one is of an attribute that nobody
+// has (RFC 4512 section 2.5), and no schema shows it.
+func checkOptions(failed *problems, list []negation) {
+	for _, n := range list {
+		for _, option := range n.options {
+			if !strings.EqualFold(option, "binary") {
+				failed.add(n.filter, n.attribute+";"+option, "under a ! no option but ;binary: it would be true of everybody if the server knows another one")
+			}
+		}
+	}
 }
 
 // negationsOf lists what a filter has under a !.
@@ -31,25 +44,17 @@ func negationsOf(filter string, t template) (list []negation) {
 	var walk func(*ber.Packet, bool)
 	walk = func(p *ber.Packet, under bool) {
 		n := negation{filter: filter}
-		switch p.Tag {
-		case ldap.FilterNot:
-			list = append(list, n)
-			under = true
-			fallthrough
-		case ldap.FilterAnd, ldap.FilterOr:
+		if p.Tag == ldap.FilterNot {
+			list, under = append(list, n), true
+		}
+		if operator(p) {
 			for _, child := range p.Children {
 				walk(child, under)
 			}
-			return
-		case ldap.FilterPresent:
-			n.attribute, _ = p.Value.(string)
-		case ldap.FilterExtensibleMatch:
-			n.attribute, n.rule, _, _ = assertion(p)
-		default:
-			n.attribute, _ = p.Children[0].Value.(string)
-		}
-		if under {
-			n.attribute, _, _ = strings.Cut(n.attribute, ";") // without options
+		} else if under {
+			n.attribute, n.rule, _, _ = comparison(p)
+			names := strings.Split(n.attribute, ";")
+			n.attribute, n.options = names[0], names[1:]
 			list = append(list, n)
 		}
 	}
@@ -62,13 +67,16 @@ func negationsOf(filter string, t template) (list []negation) {
 // ready sees, once for each connection, that the server takes the negations of the
 // filters for what they are.
 func (k *ldapKind) ready(ctx context.Context, cn *conn) error {
-	if len(k.negations) == 0 {
+	if len(k.negations) == 0 || cn.checked {
 		return nil
 	}
-	if !cn.checked { // where there is no answer, the connection is not used again
-		cn.checked, cn.unfit = true, k.checkNegations(ctx, cn)
+	err := k.checkNegations(ctx, cn)
+	cn.checked, cn.broken = err == nil, err != nil // another one may see what has been mended
+	var said saidError
+	if err != nil && (!unanswered(err) || errors.As(err, &said)) {
+		cn.client.setUnfit(cn.server, err)
 	}
-	return cn.unfit
+	return err
 }
 
 func (k *ldapKind) checkNegations(ctx context.Context, cn *conn) error {
@@ -102,6 +110,7 @@ func (k *ldapKind) checkNegations(ctx context.Context, cn *conn) error {
 		return fmt.Errorf("the schema %s: %w", quote(dn), err)
 	}
 	known := map[string]map[string]bool{}
+	var unread []string
 	for _, kind := range kinds {
 		definitions, err := texts(entries[0], kind)
 		if err != nil {
@@ -109,7 +118,10 @@ func (k *ldapKind) checkNegations(ctx context.Context, cn *conn) error {
 		}
 		known[kind] = map[string]bool{}
 		for _, d := range definitions {
-			names, _ := defines(d) // what cannot be read is not known
+			names, ok := defines(d)
+			if !ok { // it is not known
+				unread = append(unread, d)
+			}
 			for _, name := range names {
 				known[kind][strings.ToLower(name)] = true
 			}
@@ -119,6 +131,11 @@ func (k *ldapKind) checkNegations(ctx context.Context, cn *conn) error {
 		for i, name := range []string{n.attribute, n.rule} {
 			kind := [...]string{"attributeTypes", "matchingRules"}[i]
 			if name != "" && !known[kind][strings.ToLower(name)] {
+				for _, d := range unread {
+					if strings.Contains(strings.ToLower(d), strings.ToLower(name)) {
+						return fmt.Errorf("%s has %s under a !, which the server may know: %s of its schema is not as in RFC 4512 and cannot be read", n.filter, quote(name), quote(d))
+					}
+				}
 				return fmt.Errorf("%s has %s under a !, which is none of the %s of the server: misspelt, or User may not read %s", n.filter, quote(name), kind, quote(dn))
 			}
 		}
@@ -173,14 +190,17 @@ func defines(s string) (names []string, ok bool) {
 	return names, true
 }
 
+// blanks stand between words: some servers break lines.
+const blanks = " \t\r\n"
+
 // tokenize splits a description into parentheses, words, and quoted texts with the
 // quote before them.
 func tokenize(s string) (tokens []string, ok bool) {
 	for {
-		if s = strings.TrimLeft(s, " "); s == "" {
+		if s = strings.TrimLeft(s, blanks); s == "" {
 			return tokens, true
 		}
-		n := strings.IndexAny(s, " ()'")
+		n := strings.IndexAny(s, blanks+"()'")
 		switch {
 		case n < 0:
 			n = len(s)
@@ -191,7 +211,7 @@ func tokenize(s string) (tokens []string, ok bool) {
 			if end < 0 {
 				return nil, false
 			}
-			if n = end + 2; n < len(s) && s[n] != ' ' && s[n] != ')' {
+			if n = end + 2; n < len(s) && !strings.ContainsRune(blanks+")", rune(s[n])) {
 				return nil, false
 			}
 			tokens, s = append(tokens, s[:n-1]), s[n:]

@@ -18,7 +18,7 @@ type template struct {
 	tree   *ber.Packet // of the filter with marks in place of the fields
 }
 
-// mark stands for a field's value. A value that has it otherwise is taken for a field's.
+// mark stands for a field's value.
 const mark = "\x00field\x00"
 
 // parseTemplate reads a filter in which the given fields may be used.
@@ -38,29 +38,6 @@ func parseTemplate(text string, allowed ...string) (template, error) {
 		if !found || !slices.Contains(allowed, field) {
 			return t, fmt.Errorf("{%s is none of the fields {%s}", field, strings.Join(allowed, "}, {"))
 		}
-		// What is escaped is escaped for a value (RFC 4515 section 3), and could be the name
-		// of an attribute.
-		left := strings.Join(t.texts, "x")
-		i := strings.LastIndexByte(left, '(')
-		if i < 0 || strings.LastIndexByte(left, ')') > i {
-			return t, fmt.Errorf("{%s} does not stand in a value", field)
-		}
-		_, value, found := strings.Cut(left[i:], "=")
-		if !found {
-			return t, fmt.Errorf("{%s} does not stand in a value", field)
-		}
-		right, _, _ := strings.Cut(after, ")")
-		value += right
-		if strings.Contains(right, "{") {
-			return t, fmt.Errorf("{%s} stands in a value with another field: where one ends could not be told", field)
-		}
-		// A name could bring attributes of its own into it (RFC 4514).
-		if strings.Contains(value, "=") || strings.Contains(strings.ToLower(value), `\3d`) {
-			return t, fmt.Errorf("{%s} stands in a part of a distinguished name, for which it is not escaped", field)
-		}
-		if strings.HasSuffix(before, `\`) || len(before) > 1 && before[len(before)-2] == '\\' {
-			return t, fmt.Errorf("{%s} stands in an escape", field)
-		}
 		t.fields = append(t.fields, field)
 		rest = after
 	}
@@ -68,7 +45,76 @@ func parseTemplate(text string, allowed ...string) (template, error) {
 	if t.tree, err = ldap.CompileFilter(t.fill(func(string) string { return mark })); err != nil {
 		return t, fmt.Errorf("not a filter (RFC 4515): %w", err)
 	}
-	return t, nil
+	return t, t.placed()
+}
+
+// placed reports a field that does not stand in a value, for which alone it is escaped
+// (RFC 4515 section 3), or not so that the value is one name.
+func (t template) placed() error {
+	misplaced := errors.New("a field does not stand in a value: that of (uid={...}), or of (uid:caseExactMatch:={...})")
+	marks, parts := 0, 0
+	var walk func(*ber.Packet) error
+	walk = func(p *ber.Packet) error {
+		parts++
+		if operator(p) {
+			for _, child := range p.Children {
+				if err := walk(child); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		attribute, rule, value, _ := comparison(p)
+		if strings.Contains(attribute+rule, `\`) { // of the mark: a name has none
+			return misplaced
+		}
+		before, after, found := strings.Cut(value, mark)
+		switch {
+		case !found:
+			return nil
+		case strings.Contains(after, mark):
+			return errors.New("a field stands in a value with another field: where one ends could not be told")
+		case strings.Contains(before+after, "="): // a name could bring attributes of its own (RFC 4514)
+			return errors.New("a field stands in a part of a distinguished name, for which it is not escaped")
+		}
+		marks++
+		return nil
+	}
+	if err := walk(t.tree); err != nil {
+		return err
+	}
+	switch {
+	case marks != len(t.fields):
+		return misplaced
+	case parts != strings.Count(strings.Join(t.texts, ""), "("):
+		return errors.New("a ( does not begin a part of the filter; in a value it is \\28")
+	}
+	return nil
+}
+
+// operator reports whether a filter is of others.
+func operator(p *ber.Packet) bool {
+	return p.Tag == ldap.FilterAnd || p.Tag == ldap.FilterOr || p.Tag == ldap.FilterNot
+}
+
+// comparison returns the parts of a filter that is not of others.
+func comparison(p *ber.Packet) (attribute, rule, value string, dn bool) {
+	switch p.Tag {
+	case ldap.FilterPresent:
+		attribute, _ = p.Value.(string)
+	case ldap.FilterExtensibleMatch:
+		return assertion(p)
+	case ldap.FilterSubstrings:
+		attribute, _ = p.Children[0].Value.(string)
+		for _, part := range p.Children[1].Children {
+			text, _ := part.Value.(string)
+			value += text
+		}
+	default:
+		attribute, _ = p.Children[0].Value.(string)
+		value, _ = p.Children[1].Value.(string)
+	}
+	return attribute, rule, value, false
 }
 
 // equalityRules are the matching rules that take little for equal (RFC 4517 section
@@ -91,30 +137,15 @@ func (t template) equal(more ...string) error {
 }
 
 func equal(p *ber.Packet, negated bool, more []string) error {
-	var attribute, rule, value string
-	dn := false
-	switch p.Tag {
-	case ldap.FilterAnd, ldap.FilterOr, ldap.FilterNot:
+	if operator(p) {
 		for _, child := range p.Children {
 			if err := equal(child, negated || p.Tag == ldap.FilterNot, more); err != nil {
 				return err
 			}
 		}
 		return nil
-	case ldap.FilterPresent: // no value
-		return nil
-	case ldap.FilterExtensibleMatch:
-		attribute, rule, value, dn = assertion(p)
-	case ldap.FilterSubstrings:
-		attribute, _ = p.Children[0].Value.(string)
-		for _, part := range p.Children[1].Children {
-			text, _ := part.Value.(string)
-			value += text
-		}
-	default:
-		attribute, _ = p.Children[0].Value.(string)
-		value, _ = p.Children[1].Value.(string)
 	}
+	attribute, rule, value, dn := comparison(p)
 	instead := fmt.Sprintf(": write (%s={...})", attribute)
 	switch {
 	case !strings.Contains(value, mark):
