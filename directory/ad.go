@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -136,11 +137,13 @@ type adKind struct {
 	mu     sync.Mutex
 	ntAuth ntAuth
 	epoch  int // counts calls of flush
+	order  int // counts beginnings and ends of reads
 }
 
 // ntAuth is what is known of the NTAuth store.
 type ntAuth struct {
 	asked time.Time // zero: nothing
+	ended int       // in the order of reads
 	cas   map[[sha256.Size]byte]bool
 }
 
@@ -269,6 +272,8 @@ func (k *adKind) trusts(ctx context.Context, cn *conn, issuer [sha256.Size]byte)
 	now := k.Now()
 	k.mu.Lock()
 	known, epoch := k.ntAuth, k.epoch
+	k.order++
+	began := k.order
 	k.mu.Unlock()
 	if !known.asked.IsZero() && now.Before(known.asked.Add(k.Lifetime)) && !now.Before(known.asked) {
 		return known.cas[issuer], nil
@@ -300,6 +305,13 @@ func (k *adKind) trusts(ctx context.Context, cn *conn, issuer [sha256.Size]byte)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.epoch == epoch {
+		// Of two reads at once, which of them saw the later state is not known.
+		if k.ntAuth.ended > began {
+			known.asked = earlier(known.asked, k.ntAuth.asked)
+			maps.DeleteFunc(known.cas, func(ca [sha256.Size]byte, _ bool) bool { return !k.ntAuth.cas[ca] })
+		}
+		k.order++
+		known.ended = k.order
 		k.ntAuth = known
 	}
 	return known.cas[issuer], nil

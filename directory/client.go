@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -36,6 +35,7 @@ type server struct {
 	failed   time.Time // when it last did; zero: it has answered since
 	rest     time.Duration
 	failures int
+	mute     bool // it failed by silence
 
 	unfit   error     // why filters with a negation are not asked there
 	unfitAt time.Time // as of then
@@ -44,8 +44,7 @@ type server struct {
 // client asks the servers of a directory. It is safe for concurrent use.
 type client struct {
 	Connection
-	slots chan struct{}             // one for each connection in use
-	heard atomic.Pointer[time.Time] // when a server has last answered a search or a bind
+	slots chan struct{} // one for each connection in use
 
 	passwords passwords
 
@@ -102,6 +101,9 @@ func (c *client) do(ctx context.Context, work func(context.Context, *conn) error
 			return work(ctx, cn)
 		})
 		if !unanswered(err) {
+			if answered && errors.Is(err, errBusy) {
+				return errors.New(text + "; " + s.name + ": " + err.Error())
+			}
 			return err
 		}
 		var said saidError
@@ -110,11 +112,13 @@ func (c *client) do(ctx context.Context, work func(context.Context, *conn) error
 			answered = answered || asked
 		case errors.As(err, &said):
 			answered = true
-			if !said.account {
-				c.failed(s, err)
+			if said.account {
+				c.answers(s)
+			} else {
+				c.failed(s, err, false)
 			}
 		default:
-			c.failed(s, err)
+			c.failed(s, err, true)
 		}
 		if text != "" {
 			text += "; "
@@ -136,8 +140,8 @@ func (c *client) patience() time.Duration {
 	return min(c.Timeout*time.Duration(2*len(c.servers)+2), time.Minute+c.Timeout)
 }
 
-// wait takes a place that others may have. That they take long says nothing of a
-// directory that has answered anybody meanwhile: the error is errBusy then.
+// wait takes a place that others may have. That they take long says nothing of the
+// directory: the error is errBusy, but where no server answers anybody.
 func (c *client) wait(ctx context.Context, places chan struct{}) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.patience(), errBusy)
 	defer cancel()
@@ -156,16 +160,21 @@ func (c *client) wait(ctx context.Context, places chan struct{}) error {
 	return err
 }
 
-// hears notes that a server has answered a search or a bind.
-func (c *client) hears() {
-	now := c.Now()
-	c.heard.Store(&now)
+// answers notes that a server has answered a search, whatever it says. That it takes a
+// password says nothing of accounts.
+func (c *client) answers(s *server) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.mute = false
 }
 
-// silent reports whether no server has answered anything for Timeout.
+// silent reports whether every server has failed to answer lately, and has answered
+// nothing since. That a question has no answer yet proves nothing.
 func (c *client) silent() bool {
-	at := c.heard.Load()
-	return at == nil || c.Now().Sub(*at) >= c.Timeout
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.Now()
+	return !slices.ContainsFunc(c.servers, func(s *server) bool { return !s.mute || !s.rests(now) })
 }
 
 // on does the work with one server.
@@ -235,16 +244,16 @@ func lately(at time.Time, d time.Duration, now time.Time) bool {
 	return !at.IsZero() && !now.Before(at) && now.Before(at.Add(d))
 }
 
-// resting reports whether every server has failed lately.
-func (c *client) resting() bool {
+// failures is how often the server has failed since it answered.
+func (c *client) failures(s *server) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := c.Now()
-	return !slices.ContainsFunc(c.servers, func(s *server) bool { return !s.rests(now) })
+	return s.failures
 }
 
-func (c *client) failed(s *server, err error) {
+func (c *client) failed(s *server, err error, mute bool) {
 	c.mu.Lock()
+	s.mute = mute
 	s.failed, s.rest = c.Now(), min(restFirst<<min(s.failures, 10), restMost)
 	s.failures++
 	c.mu.Unlock()
@@ -292,7 +301,7 @@ func (c *client) take(s *server) *conn {
 func (c *client) keep(s *server, cn *conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s.failures, s.failed = 0, time.Time{}
+	s.failures, s.failed, s.mute = 0, time.Time{}, false
 	if !c.closed {
 		s.idle = append(s.idle, cn)
 	}

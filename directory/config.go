@@ -42,8 +42,9 @@ type Connection struct {
 	Password func(context.Context) (string, error)
 	// Timeout is how long one server may take to accept a connection, or to answer one
 	// question. Zero: 1 s. A guard's client waits for 3 s in all, so that with the default there is
-	// time for a second server. At most 1 minute. Keep it below the guard's Limits.Wait:
-	// clients of a silent directory give up earlier otherwise, and Stale is of no use.
+	// time for a second server. At most 1 minute. Keep it, times
+	// the servers, below the guard's Limits.Wait: clients of a silent directory give up earlier
+	// otherwise, and the first of them are not known, whatever Stale is.
 	Timeout time.Duration
 	// MaxConns bounds the connections that are open at once, to all servers. Zero: 4.
 	MaxConns int
@@ -60,9 +61,9 @@ type Connection struct {
 	// about the account, for whichever certificate, that disables it or has other groups; of
 	// answers that were asked for at once, what either says against it counts. In Active Directory
 	// it ends once the Mapper has read an NTAuth store without the issuing CA. It is not for
-	// a client that goes away, or that waits for less than Timeout; nor for one that waits
-	// for a connection, or longer than Timeout, while any server has answered anybody within
-	// Timeout. Zero: not at all. At most 24 hours.
+	// a client that goes away, that waits for less than Timeout, or that waits for a
+	// connection or gives up, unless every server has failed by silence within the last
+	// minute and has answered nobody since. Zero: not at all. At most 24 hours.
 	Stale time.Duration
 	// CacheSize is how many answers are kept, and of how many accounts the last answer is,
 	// without which Stale is not for the account. Zero: 4096.

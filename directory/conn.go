@@ -248,7 +248,7 @@ func (cn *conn) search(ctx context.Context, base string, scope int, filter strin
 		return err
 	})
 	if err == nil || says(err) || errors.Is(err, ldap.ErrSizeLimitExceeded) || cn.framed.budget.exceeded() {
-		cn.client.hears()
+		cn.client.answers(cn.server)
 		cn.answered = true
 	}
 	switch {

@@ -614,30 +614,51 @@ func TestStale(t *testing.T) {
 		requireUnknown(t, err)
 	})
 	for name, row := range map[string]struct {
-		wait  time.Duration
-		known bool
+		failed bool
+		wait   time.Duration
+		known  bool
 	}{
-		"while the directory is slow":          {time.Minute, true},
-		"not for a client that waits for less": {time.Minute - 1, false},
-		"not for a client that does not wait":  {0, false},
-		"not while the clock is set back":      {-time.Second, false},
+		"while the directory is slow, and has failed": {true, 10 * time.Second, true},
+		"not while it is slow":                        {false, 10 * time.Second, false},
+		"not for a client that waits for less":        {true, 10*time.Second - 1, false},
+		"not for a client that does not wait":         {true, 0, false},
+		"not while the clock is set back":             {true, -time.Second, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d, clock, m := start(t)
+			d := newFakeAD(t)
+			clock := mtlstest.NewClock(time.Time{})
+			cfg := d.config()
+			cfg.Now, cfg.Stale, cfg.Timeout = clock.Now, time.Hour, 10*time.Second
+			var slow atomic.Bool
+			dialed := make(chan struct{}, 8)
+			cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+				if slow.Load() {
+					dialed <- struct{}{}
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}
+				return (&net.Dialer{}).DialContext(ctx, network, address)
+			}
+			m := newAD(t, cfg)
 			cert := d.alice(t)
 			_, err := mapped(t, m, cert)
 			require.NoError(t, err)
-			open := gate(d)
-			defer open()
-			clock.Advance(2 * time.Minute)
-			before := d.searches(fakeBase)
+			clock.Advance(11 * time.Minute) // the connection is replaced
+			if row.failed {
+				down(d)
+				for range 5 { // it rests for a minute then
+					_, err := mapped(t, m, d.alice(t))
+					requireUnknown(t, err)
+				}
+			}
+			slow.Store(true)
 			ctx, done := waited{t.Context(), make(chan struct{})}, make(chan error)
 			id := identity(t, cert)
 			go func() {
 				_, err := m.MapAccount(ctx, id)
 				done <- err
 			}()
-			eventually(t, func() bool { return d.searches(fakeBase) > before })
+			<-dialed
 			clock.Advance(row.wait)
 			close(ctx.done)
 			if err := <-done; row.known {
@@ -647,32 +668,6 @@ func TestStale(t *testing.T) {
 			}
 		})
 	}
-	t.Run("while no connection is free", func(t *testing.T) {
-		d := newFakeAD(t)
-		cert, other := d.alice(t), d.alice(t)
-		synctest.Test(t, func(t *testing.T) {
-			cfg := d.config()
-			cfg.Now, cfg.Stale, cfg.MaxConns = time.Now, time.Hour, 1
-			var hang chan struct{}
-			cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-				if hang != nil {
-					<-hang
-				}
-				return pipe(t, d.fake)(ctx, network, address)
-			}
-			m := newAD(t, cfg)
-			_, err := mapped(t, m, cert)
-			require.NoError(t, err)
-			hang = make(chan struct{})
-			<-time.After(10 * time.Minute) // the connection is replaced
-			go func() { _, _ = m.MapAccount(t.Context(), identity(t, other)) }()
-			synctest.Wait()
-			a, err := mapped(t, m, cert)
-			require.NoError(t, err)
-			require.Equal(t, "alice", a.Name)
-			close(hang)
-		})
-	})
 	t.Run("not for a client that goes away", func(t *testing.T) {
 		d, clock, m := start(t)
 		cert := d.alice(t)

@@ -37,8 +37,9 @@ type Mapper struct {
 	waiting atomic.Int64
 	order   atomic.Uint64 // counts when answers began and ended
 
-	mu    sync.Mutex    // orders what is written into the caches
-	epoch atomic.Uint64 // counts calls of Flush
+	mu      sync.Mutex    // orders what is written into the caches
+	evicted uint64        // the last end of what latest has lost
+	epoch   atomic.Uint64 // counts calls of Flush
 
 	lookups, failures, stale atomic.Uint64
 }
@@ -99,11 +100,12 @@ func newMapper(k kind, c Connection, servers []*server) (*Mapper, error) {
 	if err != nil {
 		return nil, err
 	}
-	latest, err := lru.New[string, *seen](c.CacheSize)
+	m := &Mapper{kind: k, client: newClient(c, servers), cache: cache}
+	m.latest, err = lru.NewWithEvict(c.CacheSize, func(_ string, s *seen) { m.evicted = max(m.evicted, s.ended) })
 	if err != nil {
 		return nil, err
 	}
-	return &Mapper{kind: k, client: newClient(c, servers), cache: cache, latest: latest}, nil
+	return m, nil
 }
 
 // MapAccount returns the account of a client, as mtls.AccountMapper describes it. An
@@ -124,7 +126,7 @@ func (m *Mapper) MapAccount(ctx context.Context, id *mtls.Identity) (mtls.Accoun
 	began := m.client.Now()
 	if m.waiting.Load() >= maxWaiting {
 		err = errors.New("too many questions are waiting for the directory")
-		if !m.client.resting() { // it may be well, and the clients too many
+		if !m.client.silent() { // it may be well, and the clients too many
 			return mtls.Account{}, fmt.Errorf("mtls: directory: %w", err)
 		}
 	} else {
@@ -142,8 +144,8 @@ func (m *Mapper) MapAccount(ctx context.Context, id *mtls.Identity) (mtls.Accoun
 			}
 		case <-ctx.Done():
 			err = fmt.Errorf("no answer while the client waited: %w", context.Cause(ctx))
-			// A client that goes away, or that had less time than a server has, proves nothing,
-			// and nor does one that has waited for others.
+			// A client that goes away, or that had less time than a server has, proves nothing;
+			// that every server has failed lately does.
 			if !errors.Is(ctx.Err(), context.DeadlineExceeded) || m.client.Now().Sub(began) < m.client.Timeout || !m.client.silent() {
 				return mtls.Account{}, fmt.Errorf("mtls: directory: %w", err)
 			}
@@ -241,7 +243,11 @@ func (m *Mapper) remember(a *answer) {
 		return
 	}
 	now := seen{ended: m.order.Add(1), disabled: a.account.Disabled, groups: set(a.account.Groups), expires: a.account.Expires}
-	if last, ok := m.latest.Peek(a.id); ok && a.began < last.ended {
+	last, ok := m.latest.Peek(a.id)
+	if !ok && a.began < m.evicted { // it may have been about this account
+		now.differ = true
+	}
+	if ok && a.began < last.ended {
 		now.disabled = now.disabled || last.disabled
 		now.differ = last.differ || !slices.Equal(now.groups, last.groups)
 		if end := last.expires; now.expires.IsZero() || !end.IsZero() && end.Before(now.expires) {

@@ -22,14 +22,16 @@ type passwords struct {
 
 	mu       sync.Mutex
 	refused  []refusedPassword // the last ones
+	refusals uint64            // how many there were
 	accepted *[sha256.Size]byte
 }
 
 // refusedPassword is a password that a server has refused.
 type refusedPassword struct {
-	sum [sha256.Size]byte
-	at  time.Time
-	err error
+	sum    [sha256.Size]byte
+	number uint64
+	at     time.Time
+	err    error
 }
 
 // password returns the password, unless a server has refused it within the last
@@ -52,27 +54,38 @@ func (c *client) bind(ctx context.Context, cn *conn, password string) error {
 	p, sum := &c.passwords, sha256.Sum256([]byte(password))
 	accepted, err := p.known(sum, c.Now())
 	if err == nil && !accepted {
-		if err := c.wait(ctx, p.untried); err != nil {
-			return fmt.Errorf("another connection tries the password of %s: %w", quote(c.User), err)
+		failures := c.failures(cn.server)
+		select {
+		case p.untried <- struct{}{}:
+		case <-ctx.Done():
+			return fmt.Errorf("another connection tries the password of %s: %w: %w", quote(c.User), errBusy, context.Cause(ctx))
 		}
-		if accepted, err = p.known(sum, c.Now()); accepted || err != nil {
-			<-p.untried
-		} else {
-			defer func() { <-p.untried }()
+		release := sync.OnceFunc(func() { <-p.untried })
+		defer release()
+		if c.failures(cn.server) > failures { // the other one has found that out
+			return unansweredError{fmt.Errorf("bind as %s: the server has just failed", quote(c.User))}
+		}
+		if accepted, err = p.known(sum, c.Now()); accepted {
+			release()
 		}
 	}
 	if err != nil {
 		return err
 	}
+	before := p.count()
 	err = c.within(ctx, cn.raw, func() error { return cn.ldap.Bind(c.User, password) })
-	if err == nil || says(err) {
-		c.hears()
-	}
 	if err != nil {
 		return c.bindError(err, sum)
 	}
-	p.accept(sum)
+	p.accept(sum, before)
 	return nil
+}
+
+// count is how many refusals there were.
+func (p *passwords) count() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refusals
 }
 
 // known reports whether a server has accepted the password, or why it is not sent.
@@ -87,10 +100,14 @@ func (p *passwords) known(sum [sha256.Size]byte, now time.Time) (accepted bool, 
 	return p.accepted != nil && *p.accepted == sum, nil
 }
 
-func (p *passwords) accept(sum [sha256.Size]byte) {
+// accept notes that a server has accepted the password, unless one has refused it since
+// there were so many refusals.
+func (p *passwords) accept(sum [sha256.Size]byte, refusals uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.accepted = &sum
+	if !slices.ContainsFunc(p.refused, func(r refusedPassword) bool { return r.sum == sum && r.number > refusals }) {
+		p.accepted = &sum
+	}
 }
 
 func (p *passwords) refuse(sum [sha256.Size]byte, err error, now time.Time) {
@@ -100,6 +117,7 @@ func (p *passwords) refuse(sum [sha256.Size]byte, err error, now time.Time) {
 		p.accepted = nil
 	}
 	p.refused = slices.DeleteFunc(p.refused, func(r refusedPassword) bool { return r.sum == sum })
-	p.refused = append(p.refused, refusedPassword{sum, now, err})
+	p.refusals++
+	p.refused = append(p.refused, refusedPassword{sum, p.refusals, now, err})
 	p.refused = p.refused[max(0, len(p.refused)-mostRefused):]
 }

@@ -313,12 +313,16 @@ func TestEachRuleIsTriedOnce(t *testing.T) {
 func TestScopeOfURIs(t *testing.T) {
 	for uri, host := range map[string]string{
 		"spiffe://acme.example/x": "acme.example", "https://u:p@acme.example:8443/x?@b#@c": "acme.example", "https://acme.example./x": "acme.example", "https://acme.example?@b": "acme.example",
-		"https://a;b@acme.example;c/": "acme.example;c", "https://[2001:db8::1]:1/": "[2001:db8::1]", "https://globex.example/@acme.example": "globex.example",
+		"https://a;b@acme.example/": "acme.example", "https://[2001:db8::1]:1/": "", "https://192.0.2.1/": "", "https://globex.example/@acme.example": "globex.example",
 		"sip:acme.example": "acme.example", "sips:acme.example:5061;transport=tls": "acme.example", "sip:ann@acme.example?x": "acme.example",
 		"mailto:ann@acme.example": "acme.example", "acct:ann@acme.example": "acme.example", "xmpp:ann@acme.example/here": "acme.example",
 		// What could be read in two ways has no host that a scope could have.
 		"sip:globex.example;x@acme.example": "", "sip:globex.example?x@acme.example": "", "mailto:?to=ann@acme.example": "", "mailto:a@globex.example?cc=ann@acme.example": "",
 		"https:acme.example/x": "", "https:/acme.example/x": "", "did:web:acme.example": "", "file:///srv/acme": "",
+		"https://a;b@acme.example;c/": "", "https://acme.example;.globex.example/": "", "https://a@acme.example@globex.example/": "", "mongodb://db.acme.example,db.globex.example/x": "",
+		"mongodb://db.acme.example:1,db.globex.example:2/x": "", "mailto:ann@acme.example,bob@globex.example": "", "mailto:ann,bob@globex.example": "", "sip:ann@acme.example@globex.example": "",
+		"sip:globex.example:acme.example": "", "mailto:ann@acme.example%2Cbob@globex.example": "", "xmpp://guest@globex.example/ann@acme.example": "",
+		"urn://acme.example/x": "acme.example", "tag://u@acme.example:1": "acme.example", "tag:///x": "", "urn:/acme.example": "none",
 		"urn:acme:x": "none", "tag:acme.example,2026:x": "none",
 	} {
 		r := ruleset.Rule{Name: "r"}

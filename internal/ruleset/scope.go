@@ -27,21 +27,20 @@ func (c upns) listed() []string   { return c }
 // RFC 5122, RFC 3859, RFC 3860, RFC 3261; RFC 5922 has certificates of SIP domains).
 var addressed = []string{"mailto", "acct", "xmpp", "pres", "im", "sip", "sips"}
 
-// host is that of the authority component (RFC 3986 section 3.2), or of the address.
-// An IP address is none that a scope has, nor is what another scheme has in place of a
-// host. A URN has none, nor has a tag (RFC 4151), which says whose idea it was.
+// host is that of the authority component (RFC 3986 section 3.2), or of the address. What
+// is no domain, or could be read in two ways, is none that a scope has, nor is what
+// another scheme has in place of a host. A URN has none, nor has a tag (RFC 4151),
+// which says whose idea it was.
 func (uris) host(uri string) (string, bool) {
 	scheme, rest, _ := strings.Cut(uri, ":")
 	rest, hierarchical := strings.CutPrefix(rest, "//")
-	address := slices.Contains(addressed, scheme)
+	address, ends := slices.Contains(addressed, scheme), "/?#"
 	switch {
-	case scheme == "urn" || scheme == "tag":
+	case (scheme == "urn" || scheme == "tag") && !hierarchical:
 		return "", false
-	case !address && !hierarchical:
+	case address == hierarchical:
 		return "", true
-	}
-	ends := "/?#"
-	if address {
+	case address:
 		ends += ";"
 	}
 	if end := strings.IndexAny(rest, ends); end >= 0 {
@@ -50,11 +49,21 @@ func (uris) host(uri string) (string, bool) {
 		}
 		rest = rest[:end]
 	}
-	rest = rest[strings.LastIndexByte(rest, '@')+1:]
-	if colon := strings.LastIndexByte(rest, ':'); colon >= 0 && !strings.HasSuffix(rest, "]") {
-		rest = rest[:colon]
+	if user, host, found := strings.Cut(rest, "@"); found {
+		if address && strings.Contains(user, ",") { // several, perhaps
+			return "", true
+		}
+		rest = host
 	}
-	return strings.ToLower(strings.TrimSuffix(rest, ".")), true
+	host, port, _ := strings.Cut(rest, ":")
+	if strings.Trim(port, "0123456789") != "" {
+		return "", true
+	}
+	name, err := dnsname.FromSAN(strings.TrimSuffix(host, "."))
+	if err != nil { // another "@" included
+		return "", true
+	}
+	return name, true
 }
 
 func (emails) host(email string) (string, bool) {
