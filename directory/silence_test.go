@@ -357,3 +357,61 @@ func TestSlowStepsAreNoSilence(t *testing.T) {
 		require.True(t, a.Disabled)
 	})
 }
+
+// That a server rests is silence if it has failed by that, and has said nothing since.
+func TestRestingIsNotAlwaysSilence(t *testing.T) {
+	for name, row := range map[string]struct {
+		then    func(f *fake, code *int)
+		silence bool
+	}{
+		"nothing since":                      {nil, true},
+		"it rests no more":                   {nil, false},
+		"somebody is told no since":          {func(_ *fake, code *int) { *code = ldap.LDAPResultInsufficientAccessRights }, false},
+		"it has refused to take binds since": {func(f *fake, _ *int) { f.bind = ldap.LDAPResultOperationsError }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				code, hang := 0, false
+				f, cfg := persons(t, 0, func(_ string, _ question, r *reply) {
+					if code != 0 {
+						r.entries, r.code = nil, code
+					}
+				})
+				cfg.MaxConns = 1
+				dial := cfg.Dial
+				cfg.Dial = func(ctx context.Context, n, a string) (net.Conn, error) {
+					if hang {
+						<-t.Context().Done() // longer than any limit
+						return nil, ctx.Err()
+					}
+					return dial(ctx, n, a)
+				}
+				m := newLDAP(t, cfg)
+				ask := func(who string) error {
+					ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+					defer cancel()
+					_, err := m.MapAccount(ctx, identity(t, nil, byEmail(who+"@x")))
+					return err
+				}
+				require.NoError(t, ask("a"))
+				<-time.After(11 * time.Minute)
+				code = ldap.LDAPResultBusy
+				for i := range 5 { // it rests for a minute then
+					requireUnknown(t, ask(strconv.Itoa(i)))
+				}
+				if row.then != nil {
+					f.mu.Lock()
+					row.then(f, &code)
+					f.mu.Unlock()
+					requireUnknown(t, ask("b"))
+				}
+				if name == "it rests no more" {
+					<-time.After(time.Minute)
+				}
+				hang = true
+				err := ask("a")
+				require.Equal(t, row.silence, err == nil, "%v", err)
+			})
+		})
+	}
+}
