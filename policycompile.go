@@ -197,10 +197,10 @@ func (k *shared) clientAs(r *Rule) *clientAs {
 
 // chain has a rule share its conditions on chains where authorities are all of them.
 func (k *shared) chain(r *Rule, c *ruleset.Rule) {
-	if r.Deny || len(r.IssuerKeys)+len(r.PolicyOIDs) > 0 {
+	key, ok := c.ChainKey()
+	if r.Deny || !ok {
 		return
 	}
-	key := c.ChainKey()
 	if same, ok := k.chains[key]; ok {
 		c.ShareChain(same)
 	} else {

@@ -2,8 +2,8 @@ package ruleset
 
 import (
 	"crypto/x509"
-	"fmt"
 	"slices"
+	"strconv"
 )
 
 // anyView reports whether a chain, usable or not, satisfies the condition.
@@ -45,8 +45,28 @@ type authorities []string
 // Authorities demands one of the authorities.
 func (r *Rule) Authorities(list []string) { r.chain = append(r.chain, authorities(list)) }
 
-// ChainKey is the same for rules whose conditions on chains are the same.
-func (r *Rule) ChainKey() string { return fmt.Sprintf("%#v", r.chain) }
+// ChainKey is the same for rules whose conditions on chains are the same. It is false
+// where others than authorities and constraints are among them, which are not shared.
+func (r *Rule) ChainKey() (string, bool) {
+	var key []byte
+	for _, c := range r.chain {
+		switch c := c.(type) {
+		case authorities:
+			key = append(key, 'a')
+			for _, name := range c {
+				key = strconv.AppendQuote(key, name)
+			}
+		case unconstrained:
+			key = append(key, 'u')
+			for _, b := range [...]bool{c.otherNames, c.directoryNames, c.mailboxes} {
+				key = strconv.AppendBool(key, b)
+			}
+		default:
+			return "", false
+		}
+	}
+	return string(key), true
+}
 
 // ShareChain makes the rule use the list of another whose conditions on chains are the
 // same, so that many rules of one authority keep one list.

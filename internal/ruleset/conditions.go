@@ -93,13 +93,17 @@ func (r *Rule) Domains(list []string) {
 		r.add(domains(list))
 		return
 	}
-	c := &deniedDomains{domains: list}
+	var folded []string
 	for _, d := range list {
-		if folded := foldedDomain(d); folded != d {
-			c.folded = append(c.folded, folded)
+		if f := foldedDomain(d); f != d {
+			folded = append(folded, f)
 		}
 	}
-	r.add(c)
+	if folded == nil {
+		r.add(deniedDomains{list})
+	} else {
+		r.add(&deniedFolded{deniedDomains{list}, folded})
+	}
 }
 
 func (domains) field() string { return "Domains" }
@@ -127,11 +131,26 @@ func (c domains) index(x *index, r *Rule) { c.indexed(x, r) }
 
 // deniedDomains: a domain of a rule that denies, which is looked for among all texts
 // of the certificate.
-type deniedDomains struct {
-	domains
-	// folded are other domains that capital letters, say, make of one in a text.
-	// As a dNSName they are somebody else's.
+type deniedDomains struct{ domains }
+
+func (c deniedDomains) allows(*Subject) bool { return false }
+func (c deniedDomains) denies(s *Subject) bool {
+	return s.More || overlaps(c.domains, s.Names) || overlaps(c.domains, s.Other)
+}
+
+// deniedFolded also has other domains, that capital letters, say, make of one in a text.
+// As a dNSName they are somebody else's.
+type deniedFolded struct {
+	deniedDomains
 	folded []string
+}
+
+func (c *deniedFolded) denies(s *Subject) bool {
+	return c.deniedDomains.denies(s) || overlaps(c.folded, s.Other)
+}
+func (c *deniedFolded) index(x *index, r *Rule) {
+	c.indexed(x, r)
+	domains(c.folded).indexed(x, r)
 }
 
 func foldedDomain(canonical string) string {
@@ -144,15 +163,6 @@ func foldedDomain(canonical string) string {
 		return canonical
 	}
 	return folded
-}
-
-func (c *deniedDomains) allows(*Subject) bool { return false }
-func (c *deniedDomains) denies(s *Subject) bool {
-	return s.More || overlaps(c.domains, s.Names) || overlaps(c.domains, s.Other) || overlaps(c.folded, s.Other)
-}
-func (c *deniedDomains) index(x *index, r *Rule) {
-	c.indexed(x, r)
-	domains(c.folded).indexed(x, r)
 }
 
 func overlaps(list, names []string) bool {
@@ -197,7 +207,9 @@ func (r *Rule) ListedDomains() []string {
 		switch c := c.(type) {
 		case domains:
 			return c
-		case *deniedDomains:
+		case deniedDomains:
+			return c.domains
+		case *deniedFolded:
 			return c.domains
 		}
 	}

@@ -233,7 +233,7 @@ func (b *Broad) note(r *Rule) {
 	}
 	for _, c := range r.conds {
 		switch c.(type) {
-		case *deniedDomains, *denied:
+		case deniedDomains, *deniedFolded, *denied:
 			b.Texts = true
 		case *attribute:
 			b.Names = true
