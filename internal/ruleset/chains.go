@@ -54,7 +54,8 @@ func (r *Rule) ChainKey() (string, bool) {
 		case authorities:
 			key = append(key, 'a')
 			for _, name := range c {
-				key = strconv.AppendQuote(key, name)
+				key = append(strconv.AppendInt(key, int64(len(name)), 10), ':')
+				key = append(key, name...)
 			}
 		case unconstrained:
 			key = append(key, 'u')
