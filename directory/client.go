@@ -83,7 +83,7 @@ func unanswered(err error) bool {
 // answers. All of the work is done with one server, which may know of changes that
 // another does not.
 func (c *client) do(ctx context.Context, work func(context.Context, *conn) error) error {
-	if err := c.wait(ctx, c.slots); err != nil {
+	if err := c.wait(ctx); err != nil {
 		return fmt.Errorf("all %d connections are in use: %w", c.MaxConns, err)
 	}
 	defer func() { <-c.slots }()
@@ -112,9 +112,7 @@ func (c *client) do(ctx context.Context, work func(context.Context, *conn) error
 			answered = answered || asked
 		case errors.As(err, &said):
 			answered = true
-			if said.account {
-				c.answers(s)
-			} else {
+			if !said.account {
 				c.failed(s, err, false)
 			}
 		default:
@@ -140,13 +138,13 @@ func (c *client) patience() time.Duration {
 	return min(c.Timeout*time.Duration(2*len(c.servers)+2), time.Minute+c.Timeout)
 }
 
-// wait takes a place that others may have. That they take long says nothing of the
+// wait takes the place of a connection, which others may have. That they take long says nothing of the
 // directory: the error is errBusy, but where no server answers anybody.
-func (c *client) wait(ctx context.Context, places chan struct{}) error {
+func (c *client) wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.patience(), errBusy)
 	defer cancel()
 	select {
-	case places <- struct{}{}:
+	case c.slots <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 	}

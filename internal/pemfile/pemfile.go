@@ -108,11 +108,12 @@ func comment(text []byte, after int) error {
 		}
 		rest = rest[size:]
 	}
+	text = bytes.ReplaceAll(text, []byte("\r"), []byte("\n")) // which ends a line as well
 	if m := armour.FindSubmatch(text); m != nil {
 		return beside(after, fmt.Errorf("%s, as of a block whose dashes are damaged", m[1]))
 	}
 	short := 0 // the length of the line before, if that was as of a block
-	for line := range bytes.Lines(bytes.ReplaceAll(text, []byte("\r"), []byte("\n"))) {
+	for line := range bytes.Lines(text) {
 		line = inURL.ReplaceAllFunc(line, func(url []byte) []byte { return bytes.Join(longRun.FindAll(url, -1), []byte(" ")) })
 		bare := bytes.Trim(line, " \t\n>=\"',\\")
 		now := len(bare) > 0 && bare[0] != '/' && base64Line.Match(bare) && mixed(bare)
@@ -125,7 +126,7 @@ func comment(text []byte, after int) error {
 			short = 0
 		}
 		for _, run := range base64Run.FindAll(line, -1) {
-			alone := len(bytes.Trim(line, " \t\r\n=")) == len(run)
+			alone := len(bytes.Trim(line, " \t\n=")) == len(run)
 			if encoded(run) || alone && hexRun.Match(run) {
 				return beside(after, errors.New("a line that looks like the content of a block"))
 			}

@@ -51,6 +51,7 @@ func TestWhatCouldBeABlockIsNoComment(t *testing.T) {
 		"the last dashes damaged":         strings.TrimSuffix(b, "-\n") + "\n",
 		"a short block, other dashes":     "---- BEGIN X ----\nAAAA\n---- END X ----\n",
 		"a short block, stars":            "*** BEGIN X ***\nAAAA\n*** END X ***\n",
+		"stars behind an end of old":      "x\r*** BEGIN X ***\rAAAA\r",
 		"an end alone":                    "END X\n",
 		"base64":                          bare + "\n",
 		"base64 in lines":                 wrapped,
